@@ -1,0 +1,18 @@
+/* The CPU backend. Every op is compiled once per instruction set (baseline, AVX2, AVX-512) under a
+ * suffixed name; cpu_backend_init picks the best that the processor has.
+ *
+ *     struct backend be;
+ *     cpu_backend_init(&be, &scratch, 0);    // 0: all processors
+ */
+#ifndef KERNELS_CPU_CPU_H
+#define KERNELS_CPU_CPU_H
+
+#include "kernels/core/backend.h"
+
+/* n_thread 0: as many as the process may use. */
+void cpu_backend_init(struct backend *be, struct arena *scratch, int n_thread);
+
+/* By name ("baseline", "avx2", "avx512"); NULL when it is not built or the processor lacks it. */
+const struct ops *cpu_ops_by_name(const char *isa);
+
+#endif

@@ -1,0 +1,309 @@
+/* The contract between the model and the backends: every op, its arguments, its shapes.
+ *
+ *     op_rmsnorm_forward(be, &(struct rmsnorm_args){ .x = x, .w = w, .y = y, .n_row = n, .dim = d,
+ *                                                    .eps = eps });
+ *
+ * op_<name> takes the op's scratch from be->scratch, checks shapes (asserts: a wrong shape is our
+ * bug) and calls the backend. Ops return nothing, never allocate, never synchronise; a device error
+ * sticks in be->err. All matrices are row-major; `ld` is a row's distance in elements. Rows are
+ * tokens.
+ *
+ * Sequence ops take `pos`, each token's position in its document: 0 marks a first token, where the
+ * conv taps, the SSM state and attention stop. A chunk that begins with pos > 0 continues a
+ * document and reads the carried state.
+ */
+#ifndef KERNELS_OPS_H
+#define KERNELS_OPS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/core/backend.h"
+#include "kernels/core/dtype.h"
+
+/* c = beta c + alpha op(a) op(b); c (m, n), op(a) (m, k), op(b) (k, n). b may be a stored weight of
+ * any floating type. With beta 0, c is not read. */
+struct gemm_args {
+    int64_t m, n, k;
+    const real *a; /* (m, k), or (k, m) when trans_a */
+    const void *b; /* (k, n), or (n, k) when trans_b */
+    real *c;
+    int64_t lda, ldb, ldc;
+    enum dtype b_dtype;
+    bool trans_a, trans_b;
+    real alpha, beta;
+};
+
+/* y[i] += bias, every row. */
+struct add_bias_args {
+    real *y; /* (n_row, dim) */
+    const real *bias;
+    int64_t n_row, dim, ldy;
+};
+
+/* y = x * rsqrt(mean(x^2) + eps) * w (reference/jamba: JambaRMSNorm); backward adds into dx:
+ * dx += i * (q - xhat * mean(q * xhat)), q = dy * w, xhat = x * i. */
+struct rmsnorm_args {
+    const real *x; /* (n_row, dim) */
+    const real *w; /* (dim) */
+    real *y;       /* (n_row, dim) */
+    const real *dy;
+    real *dx;                     /* += */
+    int64_t n_row, dim, ldx, ldy; /* dx as x, dy as y; 0: dim */
+    double eps;
+};
+
+/* y[i] = table[ids[i]]. */
+struct embed_args {
+    const int32_t *ids; /* (n_row) */
+    const void *table;  /* (vocab, dim) */
+    enum dtype dtype;
+    real *y; /* (n_row, dim) */
+    int64_t n_row, dim, vocab;
+};
+
+/* The embedding's adapter: t[i] = a[:, ids[i]]; backward da[:, id] += dt[i] in order of (id, i), so
+ * that the sum does not depend on threads. pad_id's column is frozen (PEFT honours padding_idx): it
+ * gets no gradient; -1: none. */
+struct embed_lora_args {
+    const int32_t *ids; /* (n_row) */
+    const real *a;      /* (rank, vocab) */
+    real *t;            /* (n_row, rank) */
+    const real *dt;     /* (n_row, rank) */
+    real *da;           /* (rank, vocab) += */
+    int64_t n_row, rank, vocab, pad_id;
+};
+
+/* Causal depthwise convolution and SiLU: v[t] = b + sum_j w[d_conv-1-j] x[t-j], taps before the
+ * document's start are zero; y = silu(v). The last tap multiplies the current token.
+ * carry_in holds the d_conv-1 inputs before the chunk, carry_out those before the next one.
+ * Backward: dy -> dx (written), with carry_out's gradient coming in and carry_in's going out. */
+struct conv1d_args {
+    const real *x;          /* (n_tok, d_inner), ldx */
+    const int32_t *pos;     /* (n_tok) */
+    const real *w;          /* (d_conv, d_inner) */
+    const real *b;          /* (d_inner) */
+    const real *carry_in;   /* (d_conv-1, d_inner) */
+    real *y;                /* (n_tok, d_inner) */
+    real *carry_out;        /* (d_conv-1, d_inner); may be carry_in */
+    const real *dy;         /* (n_tok, d_inner) */
+    real *dx;               /* (n_tok, d_inner), lddx */
+    const real *dcarry_out; /* (d_conv-1, d_inner) */
+    real *dcarry_in;        /* (d_conv-1, d_inner); may be dcarry_out */
+    int64_t n_tok, d_inner, d_conv, ldx, lddx;
+};
+
+/* Selective scan with gate: delta = softplus(dt + dt_bias) (threshold 20),
+ *   h_t = exp(delta_t a) h_{t-1} + delta_t b_t u_t,   y_t = (c_t . h_t + d u_t) silu(z_t).
+ * tile_states, when given, receives the state before each SCAN_TILE-th token; the backward replays
+ * from there. Backward: dy -> du, ddt, dz, db, dc (all written); dh_out is the gradient at the
+ * state after the chunk, dh_in the one before it. */
+enum { SCAN_TILE = 32 };
+struct scan_args {
+    const real *u, *dt;      /* (n_tok, d_inner) */
+    const real *z;           /* (n_tok, d_inner), ldz */
+    const real *b, *c;       /* (n_tok, d_state) */
+    const real *a;           /* (d_state, d_inner) */
+    const real *d, *dt_bias; /* (d_inner) */
+    const int32_t *pos;      /* (n_tok) */
+    const real *h_in;        /* (d_state, d_inner) */
+    real *h_out;             /* (d_state, d_inner); may be h_in */
+    real *y;                 /* (n_tok, d_inner) */
+    real *tile_states;       /* (ceil(n_tok / SCAN_TILE), d_state, d_inner), or NULL */
+    const real *dy;          /* (n_tok, d_inner) */
+    real *du, *ddt;          /* (n_tok, d_inner) */
+    real *dz;                /* (n_tok, d_inner), lddz */
+    real *db, *dc;           /* (n_tok, d_state) */
+    const real *dh_out;      /* (d_state, d_inner) */
+    real *dh_in;             /* (d_state, d_inner); may be dh_out */
+    int64_t n_tok, d_inner, d_state, ldz, lddz;
+};
+
+/* Causal grouped-query attention of a chunk's queries over the stream's keys: token t0 + i attends
+ * to tokens t0 + i - pos[i] .. t0 + i. Query head h reads kv head h / (n_head / n_kv). Keeps the
+ * row log-sum-exp. Backward: dq written; dk, dv (whole stream) are added to. */
+struct attention_args {
+    const real *q;      /* (n_tok, n_head, d_head): the chunk */
+    const real *k, *v;  /* (n_stream, n_kv, d_head): the whole stream */
+    const int32_t *pos; /* (n_tok) */
+    real *o;            /* (n_tok, n_head, d_head) */
+    real *lse;          /* (n_tok, n_head) */
+    const real *d_o;    /* (n_tok, n_head, d_head) */
+    real *dq;           /* (n_tok, n_head, d_head) */
+    real *dk, *dv;      /* (n_stream, n_kv, d_head) += */
+    int64_t n_tok, t0, n_head, n_kv, d_head;
+};
+
+/* y = silu(gate) * up. Backward: dgate, dup from dy. */
+struct swiglu_args {
+    const real *gate, *up; /* (n) */
+    real *y;
+    const real *dy;
+    real *dgate, *dup; /* dup may be dy */
+    int64_t n;
+};
+
+/* Routing: p = softmax(logits) over all experts, the top_k of them (ties: the lower index), weights
+ * not renormalised; and the sort of slots (token, choice) by expert, tokens in order within one.
+ * Backward: dlogit_e = p_e c_e [e selected] - p_e sum_j p_j c_j, where dot[slot] = p_e c_e;
+ * with aux_f also the load-balancing term aux_scale[doc] p_e (F_e - sum p F), F = aux_f[doc]. */
+struct route_args {
+    const real *logits;    /* (n_tok, n_expert) */
+    real *p;               /* (n_tok, n_expert) */
+    int32_t *expert;       /* (n_tok, top_k) */
+    real *weight;          /* (n_tok, top_k) */
+    int32_t *slot;         /* (n_tok * top_k): sorted place -> slot = token * top_k + choice */
+    int32_t *place;        /* (n_tok * top_k): slot -> sorted place */
+    int32_t *offset;       /* (n_expert + 1): first sorted place of each expert */
+    const real *dot;       /* (n_tok, top_k) */
+    const real *aux_f;     /* (n_doc, n_expert) or NULL */
+    const real *aux_scale; /* (n_doc) */
+    const int32_t *doc;    /* (n_tok): the token's document in the stream */
+    real *dlogits;         /* (n_tok, n_expert) */
+    int64_t n_tok, n_expert, top_k;
+};
+
+/* Sums of the load-balancing loss: f[doc][e] += 1 per choice, psum[doc][e] += p[e], tokens in
+ * order. */
+struct aux_sums_args {
+    const real *p;
+    const int32_t *expert, *doc;
+    real *f, *psum; /* (n_doc, n_expert) += */
+    int64_t n_tok, n_expert, top_k;
+};
+
+/* The experts' first rows, to the host: offset (n_expert + 1). The one op that waits for a device.
+ */
+struct route_counts_args {
+    const int32_t *offset;
+    int64_t *host;
+    int64_t n_tok, n_expert, top_k;
+};
+
+/* y[i] = x[index[i] / per_row] (* scale[index[i]] when given). */
+struct gather_rows_args {
+    const real *x;
+    const int32_t *index; /* (n_row) */
+    const real *scale;
+    real *y; /* (n_row, dim) */
+    int64_t n_row, dim, per_row;
+};
+
+/* y[t] = base[t] + sum_j weight[t][j] x[place[t][j]], j in order; base and weight may be NULL (0
+ * and 1); y may be base. */
+struct combine_args {
+    const real *x;
+    const int32_t *place; /* (n_tok, top_k) */
+    const real *weight, *base;
+    real *y; /* (n_tok, dim) */
+    int64_t n_tok, top_k, dim;
+};
+
+/* out[index[i]] = <x[i], y[i]>. */
+struct row_dot_args {
+    const real *x, *y; /* (n_row, dim) */
+    const int32_t *index;
+    real *out;
+    int64_t n_row, dim;
+};
+
+/* rows[i] = x[index[i]] for the loss; and the way back: y[index[i]] = rows[i], other rows zero. */
+struct pick_rows_args {
+    const real *x;
+    const int32_t *index; /* (n_row), ascending */
+    real *y;
+    int64_t n_row, n_tok, dim;
+};
+
+/* Cross entropy in place: logprob[i] = log softmax(logits[i])[target[i]]; when grad_scale is not
+ * zero logits become grad_scale * (softmax - onehot). */
+struct cross_entropy_args {
+    real *logits; /* (n_row, vocab) */
+    const int32_t *target;
+    real *logprob; /* (n_row) */
+    int64_t n_row, vocab;
+    real grad_scale;
+};
+
+/* y = x * mask / (1 - rate) (y += when accumulate). The mask of element j of a row is a function of
+ * (seed, step, target, the row's token, j): same bits for any chunks, passes and backends. The
+ * row's token is first_token + i, or first_token + slot[i] / per_token for gathered rows. */
+struct dropout_args {
+    const real *x;
+    real *y; /* (n_row, dim) */
+    const int32_t *slot;
+    int64_t n_row, dim, ldx, first_token, per_token;
+    double rate;
+    uint64_t seed, step, target;
+    bool accumulate;
+};
+
+/* y = a + b. */
+struct add_args {
+    const real *a, *b;
+    real *y;
+    int64_t n;
+};
+
+/* *sum = sum of x^2, in fixed blocks, in double. */
+struct sum_squares_args {
+    const real *x;
+    double *sum;
+    int64_t n;
+};
+
+/* AdamW as torch.optim.AdamW: p -= lr wd p; m, v moments; p -= lr/bc1 m / (sqrt(v)/sqrt(bc2) +
+ * eps), on g * grad_scale. bc = 1 - beta^step. */
+struct adamw_args {
+    real *p, *m, *v;
+    const real *g;
+    int64_t n;
+    double lr, beta1, beta2, eps, weight_decay, bias_correction1, bias_correction2, grad_scale;
+};
+
+#define OPS(X)                                                                                     \
+    X(gemm, gemm_args)                                                                             \
+    X(add_bias, add_bias_args)                                                                     \
+    X(rmsnorm_forward, rmsnorm_args)                                                               \
+    X(rmsnorm_backward, rmsnorm_args)                                                              \
+    X(embed_forward, embed_args)                                                                   \
+    X(embed_lora_forward, embed_lora_args)                                                         \
+    X(embed_lora_backward, embed_lora_args)                                                        \
+    X(conv1d_forward, conv1d_args)                                                                 \
+    X(conv1d_backward, conv1d_args)                                                                \
+    X(scan_forward, scan_args)                                                                     \
+    X(scan_backward, scan_args)                                                                    \
+    X(attention_forward, attention_args)                                                           \
+    X(attention_backward, attention_args)                                                          \
+    X(swiglu_forward, swiglu_args)                                                                 \
+    X(swiglu_backward, swiglu_args)                                                                \
+    X(route_forward, route_args)                                                                   \
+    X(route_backward, route_args)                                                                  \
+    X(route_counts, route_counts_args)                                                             \
+    X(aux_sums, aux_sums_args)                                                                     \
+    X(gather_rows, gather_rows_args)                                                               \
+    X(combine, combine_args)                                                                       \
+    X(row_dot, row_dot_args)                                                                       \
+    X(pick_rows, pick_rows_args)                                                                   \
+    X(place_rows, pick_rows_args)                                                                  \
+    X(cross_entropy, cross_entropy_args)                                                           \
+    X(dropout, dropout_args)                                                                       \
+    X(add, add_args)                                                                               \
+    X(sum_squares, sum_squares_args)                                                               \
+    X(adamw, adamw_args)
+
+/* A backend: each op, and the bytes of scratch it needs (NULL: none). */
+struct ops {
+#define OP_FIELDS(name, args)                                                                      \
+    void (*name)(struct backend * be, const struct args *a, void *scratch);                        \
+    size_t (*name##_scratch)(const struct backend *be, const struct args *a);
+    OPS(OP_FIELDS)
+#undef OP_FIELDS
+};
+
+#define OP_DECLARE(name, args) void op_##name(struct backend *be, const struct args *a);
+OPS(OP_DECLARE)
+#undef OP_DECLARE
+
+#endif

@@ -208,12 +208,12 @@ struct row_dot_args {
     int64_t n_row, dim;
 };
 
-/* rows[i] = x[index[i]] for the loss; and the way back: y[index[i]] = rows[i], other rows zero. */
+/* pick_rows: y[i] = x[index[i]]; place_rows, the way back: y[index[i]] = x[i], other rows untouched. */
 struct pick_rows_args {
     const real *x;
-    const int32_t *index; /* (n_row), ascending */
+    const int32_t *index; /* (n_row), distinct */
     real *y;
-    int64_t n_row, n_tok, dim;
+    int64_t n_row, dim;
 };
 
 /* Cross entropy in place: logprob[i] = log softmax(logits[i])[target[i]]; when grad_scale is not
@@ -233,7 +233,7 @@ struct dropout_args {
     const real *x;
     real *y; /* (n_row, dim) */
     const int32_t *slot;
-    int64_t n_row, dim, ldx, first_token, per_token;
+    int64_t n_row, dim, ldx, ldy, first_token, per_token; /* ldy 0: dim */
     double rate;
     uint64_t seed, step, target;
     bool accumulate;
@@ -244,6 +244,19 @@ struct add_args {
     const real *a, *b;
     real *y;
     int64_t n;
+};
+
+/* y = 0. */
+struct zero_args {
+    real *y;
+    int64_t n;
+};
+
+/* bytes from one side to the other: between host memory and the backend's. */
+struct copy_args {
+    const void *from;
+    void *to;
+    size_t bytes;
 };
 
 /* *sum = sum of x^2, in fixed blocks, in double. */
@@ -290,6 +303,9 @@ struct adamw_args {
     X(cross_entropy, cross_entropy_args)                                                           \
     X(dropout, dropout_args)                                                                       \
     X(add, add_args)                                                                               \
+    X(zero, zero_args)                                                                                 \
+    X(to_device, copy_args)                                                                            \
+    X(to_host, copy_args)                                                                              \
     X(sum_squares, sum_squares_args)                                                               \
     X(adamw, adamw_args)
 

@@ -1,4 +1,4 @@
-/* Elementwise ops: SwiGLU, residual add, bias, dropout. */
+/* Elementwise ops: SwiGLU, residual add, bias, dropout, copies. */
 #include "kernels/cpu/variant.h"
 #include "kernels/core/rng.h"
 
@@ -80,9 +80,30 @@ static void dropout_row(const struct dropout_args *a, int64_t token, const real 
 void CPU_OP(dropout)(struct backend *be, const struct dropout_args *a, void *scratch)
 {
     (void)scratch;
+    const int64_t ldy = a->ldy ? a->ldy : a->dim;
 #pragma omp parallel for num_threads(be->n_thread) schedule(static)
     for (int64_t i = 0; i < a->n_row; i++) {
         const int64_t token = a->first_token + (a->slot == NULL ? i : a->slot[i] / a->per_token);
-        dropout_row(a, token, a->x + i * a->ldx, a->y + i * a->dim);
+        dropout_row(a, token, a->x + i * a->ldx, a->y + i * ldy);
     }
+}
+
+void CPU_OP(zero)(struct backend *be, const struct zero_args *a, void *scratch)
+{
+    (void)be;
+    (void)scratch;
+    memset(a->y, 0, (size_t)a->n * sizeof(real));
+}
+
+void CPU_OP(to_device)(struct backend *be, const struct copy_args *a, void *scratch)
+{
+    (void)be;
+    (void)scratch;
+    if (a->bytes > 0)
+        memcpy(a->to, a->from, a->bytes);
+}
+
+void CPU_OP(to_host)(struct backend *be, const struct copy_args *a, void *scratch)
+{
+    CPU_OP(to_device)(be, a, scratch); /* both sides are the host's */
 }

@@ -51,9 +51,8 @@ void CPU_OP(pick_rows)(struct backend *be, const struct pick_rows_args *a, void 
 
 void CPU_OP(place_rows)(struct backend *be, const struct pick_rows_args *a, void *scratch)
 {
-    (void)be;
     (void)scratch;
-    memset(a->y, 0, (size_t)(a->n_tok * a->dim) * sizeof(real));
+#pragma omp parallel for num_threads(be->n_thread) schedule(static)
     for (int64_t i = 0; i < a->n_row; i++)
         memcpy(a->y + a->index[i] * a->dim, a->x + i * a->dim, (size_t)a->dim * sizeof(real));
 }

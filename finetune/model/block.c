@@ -1,0 +1,38 @@
+#include "finetune/model/block.h"
+
+#include "kernels/ops.h"
+
+struct linear_args block_linear(const struct block *b, struct weight w, int64_t module)
+{
+    return (struct linear_args){
+        .w = w,
+        .lora = b->adapter == NULL ? NULL : lora_adapter_slot(b->adapter, module),
+        .dropout = &b->dropout,
+        .n_row = b->n_tok,
+        .first_token = b->first_token,
+    };
+}
+
+static struct rmsnorm_args norm_args(const struct block *b, const real *x, const real *w)
+{
+    return (struct rmsnorm_args){ .x = x,
+                                  .w = w,
+                                  .n_row = b->n_tok,
+                                  .dim = b->config->hidden_size,
+                                  .eps = b->config->rms_norm_eps };
+}
+
+void block_norm(const struct block *b, const real *x, const real *w, real *out)
+{
+    struct rmsnorm_args a = norm_args(b, x, w);
+    a.y = out;
+    op_rmsnorm_forward(b->be, &a);
+}
+
+void block_norm_backward(const struct block *b, const real *x, const real *w, const real *dy, real *dx)
+{
+    struct rmsnorm_args a = norm_args(b, x, w);
+    a.dy = dy;
+    a.dx = dx;
+    op_rmsnorm_backward(b->be, &a);
+}

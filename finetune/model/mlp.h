@@ -1,0 +1,19 @@
+/* The dense feed-forward: down(silu(gate(h)) * up(h)). */
+#ifndef FINETUNE_MODEL_MLP_H
+#define FINETUNE_MODEL_MLP_H
+
+#include "finetune/model/block.h"
+
+struct mlp_keep {
+    real *gate, *up; /* (n, d_ff)   GEMM */
+    real *h;         /* (n, d_model) */
+    real *m;         /* (n, d_ff): silu(gate) * up */
+};
+
+void mlp_keep_gemm(const struct block *b, struct mlp_keep *k, struct arena *arena);
+void mlp_keep_rest(const struct block *b, struct mlp_keep *k, struct arena *arena);
+
+void mlp_forward(const struct block *b, struct mlp_keep *k, const real *x, real *out, bool have_gemm);
+void mlp_backward(const struct block *b, const struct mlp_keep *k, const real *dy, real *dh);
+
+#endif

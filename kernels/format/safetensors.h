@@ -1,0 +1,59 @@
+/* The safetensors container: u64 header length, JSON header, tensor bytes (format of the
+ * safetensors project, https://github.com/huggingface/safetensors). Knows nothing of LoRA or Jamba.
+ *
+ *     struct safetensors st = { 0 };
+ *     if (!safetensors_open(path, &st, err)) ...
+ *     const struct safetensors_tensor *t = safetensors_find(&st, "model.embed_tokens.weight");
+ *     safetensors_close(&st);
+ */
+#ifndef KERNELS_FORMAT_SAFETENSORS_H
+#define KERNELS_FORMAT_SAFETENSORS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/core/dtype.h"
+#include "kernels/core/err.h"
+#include "kernels/core/file.h"
+
+enum {
+    SAFETENSORS_MAX_DIM = 8,
+    SAFETENSORS_MAX_NAME = 1024,        /* bytes of a tensor's name */
+    SAFETENSORS_MAX_HEADER = 100000000, /* bytes, the reference's limit */
+};
+
+struct safetensors_tensor {
+    const char *name;
+    enum dtype dtype;
+    int n_dim;
+    int64_t dims[SAFETENSORS_MAX_DIM];
+    const void *data; /* inside the mapping (any alignment); NULL when bytes is 0 */
+    size_t bytes;
+};
+
+struct safetensors {
+    struct file_map map;
+    struct safetensors_tensor *tensors; /* sorted by name */
+    int64_t n_tensor;
+    void *header; /* owns the names */
+};
+
+/* Maps and checks the whole header as the reference reader does (contiguous, no overlap, no hole,
+ * sizes equal to shape times type, ...), and refuses what that lets through and nobody writes:
+ * duplicate names, names with control characters. Types it does not know are an error. On failure
+ * *st is zeroed. */
+bool safetensors_open(const char *path, struct safetensors *st, struct err *err);
+void safetensors_close(struct safetensors *st);
+
+/* NULL when there is no such tensor. */
+const struct safetensors_tensor *safetensors_find(const struct safetensors *st, const char *name);
+
+/* "(8192, 16)", "()": a shape for messages, cut to fit. */
+void safetensors_shape_text(char out[64], const int64_t *dims, int n_dim);
+
+/* Writes the tensors (data read from .data) with metadata {"format": "pt"}, whole or not at all.
+ * Tensors are laid out by alignment, then name. Names must differ, bytes be the shape's. */
+bool safetensors_write(const char *path, const struct safetensors_tensor *tensors, int64_t n_tensor,
+                       struct err *err);
+
+#endif

@@ -13,7 +13,7 @@
 #define CHECK_embed_lora_backward(a) ((a)->rank > 0 && (a)->vocab > 0)
 #define CHECK_conv1d_forward(a) ((a)->d_conv > 0 && (a)->ldx >= (a)->d_inner)
 #define CHECK_conv1d_backward(a) ((a)->d_conv > 0 && (a)->lddx >= (a)->d_inner)
-#define CHECK_scan_forward(a) ((a)->d_state > 0 && (a)->ldz >= (a)->d_inner)
+#define CHECK_scan_forward(a) ((a)->d_state > 0 && (a)->d_state <= SCAN_MAX_STATE && (a)->ldz >= (a)->d_inner)
 #define CHECK_scan_backward(a) ((a)->tile_states != NULL && (a)->lddz >= (a)->d_inner)
 #define CHECK_attention_forward(a) ((a)->n_kv > 0 && (a)->n_head % (a)->n_kv == 0)
 #define CHECK_attention_backward(a) ((a)->n_kv > 0 && (a)->n_head % (a)->n_kv == 0)

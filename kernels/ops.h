@@ -99,7 +99,7 @@ struct conv1d_args {
  * tile_states, when given, receives the state before each SCAN_TILE-th token; the backward replays
  * from there. Backward: dy -> du, ddt, dz, db, dc (all written); dh_out is the gradient at the
  * state after the chunk, dh_in the one before it. */
-enum { SCAN_TILE = 32 };
+enum { SCAN_TILE = 32, SCAN_MAX_STATE = 256 };
 struct scan_args {
     const real *u, *dt;      /* (n_tok, d_inner) */
     const real *z;           /* (n_tok, d_inner), ldz */

@@ -26,10 +26,14 @@ bool lora_config_agrees(const struct lora_config *adapter, const struct lora_con
     return true;
 }
 
-/* The recipe where it speaks, else the adapter. Borrows from both: never freed. */
+/* The recipe where it speaks, else the adapter. Borrows from both: never freed. The adapter's own
+ * patterns are left out: they need no check, and one that the recipe's targets pass by would be an
+ * error. */
 static struct lora_config merged(const struct lora_agreement *a)
 {
     struct lora_config c = *a->adapter;
+    c.rank_pattern = c.alpha_pattern = NULL;
+    c.n_rank_pattern = c.n_alpha_pattern = 0;
     if ((a->given & LORA_GIVEN_TARGETS) != 0) {
         c.target_modules = a->recipe->target_modules;
         c.n_target = a->recipe->n_target;
@@ -56,24 +60,27 @@ static struct lora_config merged(const struct lora_agreement *a)
     return c;
 }
 
-static bool compare(const struct lora_module *module, const struct lora_choice *want,
-                    const struct lora_choice *have, struct err *err)
+static bool compare(const struct lora_agreement *a, int64_t i, const struct lora_choice *want,
+                    struct err *err)
 {
-    if (want->on != have->on)
+    const unsigned selects = LORA_GIVEN_TARGETS | LORA_GIVEN_EXCLUDE | LORA_GIVEN_LAYERS;
+    const struct lora_module *module = &a->modules[i];
+    const struct lora_choice *have = &a->have[i];
+    if ((a->given & selects) != 0 && want->on != have->on)
         return err_set(
             err, ERR_RECIPE,
             LORA_KEY_TARGETS ": the recipe %s '%s', but the adapter in lora_model_dir has %s for "
                              "it; leave the keys that choose modules out or train a new adapter",
             want->on ? "adapts" : "does not adapt", module->path, have->on ? "tensors" : "none");
-    if (!want->on)
+    if (!want->on || !have->on)
         return true;
-    if (want->r != have->r)
+    if ((a->given & LORA_GIVEN_RANK_PATTERN) != 0 && want->r != have->r)
         return err_set(err, ERR_RECIPE,
                        LORA_KEY_RANK_PATTERN ": gives '%s' rank %" PRId64
                                              ", but the adapter in lora_model_dir has %" PRId64
                                              "; leave the key out or train a new adapter",
                        module->path, want->r, have->r);
-    if (want->alpha != have->alpha)
+    if ((a->given & LORA_GIVEN_ALPHA_PATTERN) != 0 && want->alpha != have->alpha)
         return err_set(err, ERR_RECIPE,
                        LORA_KEY_ALPHA_PATTERN
                        ": gives '%s' alpha %.15g, but the adapter in lora_model_dir has "
@@ -95,7 +102,7 @@ bool lora_agrees(const struct lora_agreement *a, struct err *err)
     const struct lora_config config = merged(a);
     bool ok = lora_choose(&config, a->modules, a->n_module, want, err);
     for (int64_t i = 0; ok && i < a->n_module; i++)
-        ok = compare(&a->modules[i], &want[i], &a->have[i], err);
+        ok = compare(a, i, &want[i], err);
     free(want);
     return ok;
 }

@@ -1,5 +1,5 @@
-/* The embedding with an optional adapter, sibling of linear: y[i] = W[id] + scale * B A[:, id], no dropout
- * (PEFT's Embedding); the pad token's column of A gets no gradient. */
+/* The embedding with an optional adapter, sibling of linear: y[i] = W[id] + scale * B A[:, id], no
+ * dropout (PEFT's Embedding); the pad token's column of A gets no gradient. */
 #ifndef LORA_EMBED_H
 #define LORA_EMBED_H
 

@@ -44,8 +44,10 @@ static bool fill(json_t *o, const struct peft_view *view, const struct peft_mode
         if (!set(o, null_keys[i], json_null()))
             return false;
     }
-    return set(o, "base_model_name_or_path",
-               facts->base_model != NULL ? json_string(facts->base_model) : json_null()) &&
+    const char *base = facts->base_model;
+    const bool has_base =
+        base != NULL && text_is_utf8(base, strlen(base), NULL); /* JSON holds no other */
+    return set(o, "base_model_name_or_path", has_base ? json_string(base) : json_null()) &&
            set(o, "bias", json_string("none")) && set(o, "fan_in_fan_out", json_false()) &&
            set(o, "inference_mode", json_true()) && set(o, "init_lora_weights", json_true()) &&
            set(o, "loftq_config", json_object()) &&

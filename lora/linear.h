@@ -2,8 +2,8 @@
  *
  *   y = x W^T + bias + scale * (drop(x) A^T) B^T
  *   dx = dy W + drop'(dt A),  dt = scale * dy B;   dB += scale * dy^T t,  dA += dt^T drop(x)
- * with t = drop(x) A^T (PEFT's Linear; reference: Hu et al., "LoRA", 2021). lora NULL: a plain frozen
- * linear. Nothing is stored between the two: t and the mask are computed again.
+ * with t = drop(x) A^T (PEFT's Linear; reference: Hu et al., "LoRA", 2021). lora NULL: a plain
+ * frozen linear. Nothing is stored between the two: t and the mask are computed again.
  */
 #ifndef LORA_LINEAR_H
 #define LORA_LINEAR_H
@@ -22,18 +22,18 @@ struct lora_dropout {
 };
 
 struct linear_args {
-    struct weight w;                 /* (out, in) */
-    const real *bias;                /* (out), or NULL */
-    const struct lora_slot *lora;    /* or NULL */
+    struct weight w;              /* (out, in) */
+    const real *bias;             /* (out), or NULL */
+    const struct lora_slot *lora; /* or NULL */
     const struct lora_dropout *dropout;
-    const real *x;                   /* (n_row, in), ldx */
-    real *y;                         /* (n_row, out), ldy */
-    const real *dy;                  /* (n_row, out), ldy */
-    real *dx;                        /* (n_row, in), lddx; NULL: not wanted */
-    int64_t n_row, ldx, ldy, lddx;   /* 0: dense */
-    bool add_dx;                     /* dx += instead of = */
-    /* The index of each row's token within the step, for dropout: first_token + i, or for gathered rows
-     * first_token + slot[i] / per_token. */
+    const real *x;                 /* (n_row, in), ldx */
+    real *y;                       /* (n_row, out), ldy */
+    const real *dy;                /* (n_row, out), ldy */
+    real *dx;                      /* (n_row, in), lddx; NULL: not wanted */
+    int64_t n_row, ldx, ldy, lddx; /* 0: dense */
+    bool add_dx;                   /* dx += instead of = */
+    /* The index of each row's token within the step, for dropout: first_token + i, or for gathered
+     * rows first_token + slot[i] / per_token. */
     int64_t first_token, per_token;
     const int32_t *slot;
 };

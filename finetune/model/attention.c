@@ -48,8 +48,9 @@ static struct attention_args op_args(const struct block *b, const struct attenti
                                     .d_head = b->config->d_head };
 }
 
-void attention_forward(const struct block *b, struct attention_keep *k, const struct attention_edge *edge,
-                       const real *x, real *out, bool have_gemm, bool have_attention)
+void attention_forward(const struct block *b, struct attention_keep *k,
+                       const struct attention_edge *edge, const real *x, real *out, bool have_gemm,
+                       bool have_attention)
 {
     const struct attention_weights *w = &b->w->attention;
     block_norm(b, x, b->w->input_norm, k->h);
@@ -83,12 +84,14 @@ void attention_forward(const struct block *b, struct attention_keep *k, const st
 }
 
 void attention_backward(const struct block *b, const struct attention_keep *k,
-                        const struct attention_edge *edge, real *dk, real *dv, const real *dy, real *dh)
+                        const struct attention_edge *edge, real *dk, real *dv, const real *dy,
+                        real *dh)
 {
     const struct attention_weights *w = &b->w->attention;
     struct arena *scratch = b->be->scratch;
     const size_t mark = arena_mark(scratch);
-    real *d_o = arena_reals(scratch, b->n_tok * q_dim(b)), *dq = arena_reals(scratch, b->n_tok * q_dim(b));
+    real *d_o = arena_reals(scratch, b->n_tok * q_dim(b)),
+         *dq = arena_reals(scratch, b->n_tok * q_dim(b));
     struct attention_args a = op_args(b, k, edge);
     struct linear_args o = linear(b, w->o_proj, O_PROJ);
     o.x = a.o;

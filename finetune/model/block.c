@@ -29,7 +29,8 @@ void block_norm(const struct block *b, const real *x, const real *w, real *out)
     op_rmsnorm_forward(b->be, &a);
 }
 
-void block_norm_backward(const struct block *b, const real *x, const real *w, const real *dy, real *dx)
+void block_norm_backward(const struct block *b, const real *x, const real *w, const real *dy,
+                         real *dx)
 {
     struct rmsnorm_args a = norm_args(b, x, w);
     a.dy = dy;

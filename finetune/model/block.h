@@ -1,12 +1,11 @@
 /* What every block of the model is given: where it stands in the model and in the stream.
  *
- * A block's file (mamba.c, attention.c, mlp.c, moe.c) holds what it keeps, its forward and its backward.
- * What is kept comes in two classes:
- *   GEMM outputs   kept by the recompute policies `scan` and `none`
- *   the rest       kept by `none` alone; cheap to redo, or huge
- * `forward(..., have_gemm)` computes what is missing: with have_gemm the GEMM outputs are already there
- * (a recomputation under `scan`). One forward serves all policies, so they agree to the bit. Its output is
- * skipped when out is NULL: a recomputation of the last step before a backward does not need it.
+ * A block's file (mamba.c, attention.c, mlp.c, moe.c) holds what it keeps, its forward and its
+ * backward. What is kept comes in two classes: GEMM outputs   kept by the recompute policies `scan`
+ * and `none` the rest       kept by `none` alone; cheap to redo, or huge `forward(..., have_gemm)`
+ * computes what is missing: with have_gemm the GEMM outputs are already there (a recomputation
+ * under `scan`). One forward serves all policies, so they agree to the bit. Its output is skipped
+ * when out is NULL: a recomputation of the last step before a backward does not need it.
  */
 #ifndef FINETUNE_MODEL_BLOCK_H
 #define FINETUNE_MODEL_BLOCK_H
@@ -32,7 +31,7 @@ struct block {
     int64_t layer;
     /* The chunk: rows t0 .. t0 + n_tok of the stream; first_token is row t0's index in the step. */
     int64_t n_tok, t0, first_token;
-    const int32_t *pos, *doc; /* (n_tok): place in its document, and which document */
+    const int32_t *pos, *doc;         /* (n_tok): place in its document, and which document */
     const struct router_sums *router; /* NULL: no load-balancing loss */
     int64_t *counts;                  /* (n_expert + 1): host memory for the experts' rows */
 };
@@ -42,6 +41,7 @@ struct linear_args block_linear(const struct block *b, struct weight w, int64_t 
 
 /* out = rmsnorm(x) w, rows of d_model; and dx += its backward. */
 void block_norm(const struct block *b, const real *x, const real *w, real *out);
-void block_norm_backward(const struct block *b, const real *x, const real *w, const real *dy, real *dx);
+void block_norm_backward(const struct block *b, const real *x, const real *w, const real *dy,
+                         real *dx);
 
 #endif

@@ -39,7 +39,7 @@ static const struct int_field int_fields[] = {
     INT_FIELD(expert_layer_offset, 0, 1 << 20, 1),
     INT_FIELD(attn_layer_period, 1, 1 << 20, 8),
     INT_FIELD(attn_layer_offset, 0, 1 << 20, 4),
-    INT_FIELD(mamba_d_state, 1, 1024, 16),
+    INT_FIELD(mamba_d_state, 1, 256, 16),
     INT_FIELD(mamba_d_conv, 1, 256, 4),
     INT_FIELD(mamba_expand, 1, 64, 2),
 };

@@ -17,7 +17,8 @@ static struct linear_args head_linear(const struct block *b, const struct head_a
     return block_linear(b, a->w, module);
 }
 
-static struct rmsnorm_args norm_of(const struct block *b, const struct head_args *a, const real *x, int64_t n)
+static struct rmsnorm_args norm_of(const struct block *b, const struct head_args *a, const real *x,
+                                   int64_t n)
 {
     return (struct rmsnorm_args){ .x = x,
                                   .w = a->norm,
@@ -27,8 +28,8 @@ static struct rmsnorm_args norm_of(const struct block *b, const struct head_args
 }
 
 /* n rows from `first` on: x picked, h normed (both (block_rows, d_model)), logits. */
-static void forward_rows(const struct block *b, const struct head_args *a, int64_t first, int64_t n, real *x,
-                         real *h, real *logits)
+static void forward_rows(const struct block *b, const struct head_args *a, int64_t first, int64_t n,
+                         real *x, real *h, real *logits)
 {
     op_pick_rows(b->be, &(struct pick_rows_args){ .x = a->x,
                                                   .index = a->rows + first,
@@ -47,12 +48,13 @@ static void forward_rows(const struct block *b, const struct head_args *a, int64
     linear_forward(b->be, &head);
 }
 
-static void backward_rows(const struct block *b, const struct head_args *a, int64_t first, int64_t n,
-                          const real *x, const real *h, const real *dlogits)
+static void backward_rows(const struct block *b, const struct head_args *a, int64_t first,
+                          int64_t n, const real *x, const real *h, const real *dlogits)
 {
     const int64_t d_model = b->config->hidden_size;
     const size_t mark = arena_mark(b->be->scratch);
-    real *dh = arena_reals(b->be->scratch, n * d_model), *dx = arena_reals(b->be->scratch, n * d_model);
+    real *dh = arena_reals(b->be->scratch, n * d_model),
+         *dx = arena_reals(b->be->scratch, n * d_model);
     struct linear_args head = head_linear(b, a);
     head.n_row = n;
     head.slot = a->rows + first;
@@ -66,8 +68,9 @@ static void backward_rows(const struct block *b, const struct head_args *a, int6
     norm.dy = dh;
     norm.dx = dx;
     op_rmsnorm_backward(b->be, &norm);
-    op_place_rows(b->be, &(struct pick_rows_args){
-                             .x = dx, .index = a->rows + first, .y = a->dx, .n_row = n, .dim = d_model });
+    op_place_rows(b->be,
+                  &(struct pick_rows_args){
+                      .x = dx, .index = a->rows + first, .y = a->dx, .n_row = n, .dim = d_model });
     arena_rewind(b->be->scratch, mark);
 }
 

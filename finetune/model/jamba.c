@@ -1,9 +1,9 @@
 /* The layer-major walk. What lies in the saved arena during a pass, in order:
  *   pos, doc, ids, rows with a target and their targets     (n_tok) each
- *   layer inputs                                            (n_layer + 1, n_tok, d_model); one in evaluation
- *   per layer: Mamba's conv taps and state at each chunk's start, or attention's K, V, O and lse
- *   per layer and chunk: what the policy keeps
- *   log-probabilities, and in the backward the running gradient (n_tok, d_model)
+ *   layer inputs                                            (n_layer + 1, n_tok, d_model); one in
+ * evaluation per layer: Mamba's conv taps and state at each chunk's start, or attention's K, V, O
+ * and lse per layer and chunk: what the policy keeps log-probabilities, and in the backward the
+ * running gradient (n_tok, d_model)
  */
 #include "finetune/model/jamba.h"
 
@@ -25,7 +25,8 @@ bool jamba_init(struct jamba *m, int64_t max_tok, int64_t max_doc, struct err *e
     const size_t n_tok = (size_t)max_tok, n_expert = (size_t)m->config->num_experts;
     m->max_tok = max_tok;
     m->max_doc = max_doc;
-    m->keeps = calloc((size_t)(m->config->num_hidden_layers * chunks_of(m, max_tok)), sizeof *m->keeps);
+    m->keeps =
+        calloc((size_t)(m->config->num_hidden_layers * chunks_of(m, max_tok)), sizeof *m->keeps);
     m->stores = calloc((size_t)m->config->num_hidden_layers, sizeof *m->stores);
     m->pos = calloc(n_tok, sizeof *m->pos);
     m->doc = calloc(n_tok, sizeof *m->doc);
@@ -34,8 +35,9 @@ bool jamba_init(struct jamba *m, int64_t max_tok, int64_t max_doc, struct err *e
     m->counts = calloc(n_expert + 1, sizeof *m->counts);
     m->host = calloc(n_tok, sizeof *m->host);
     m->host_sums = calloc(2 * (size_t)max_doc * n_expert, sizeof *m->host_sums);
-    if (m->keeps != NULL && m->stores != NULL && m->pos != NULL && m->doc != NULL && m->rows != NULL && m->row_target != NULL &&
-        m->counts != NULL && m->host != NULL && m->host_sums != NULL)
+    if (m->keeps != NULL && m->stores != NULL && m->pos != NULL && m->doc != NULL &&
+        m->rows != NULL && m->row_target != NULL && m->counts != NULL && m->host != NULL &&
+        m->host_sums != NULL)
         return true;
     jamba_free(m);
     return err_no_memory(err, "the model's tables");
@@ -66,13 +68,14 @@ struct walk {
     struct jamba *m;
     const struct stream *s;
     const struct jamba_pass *pass;
-    int64_t n_chunk, lowest; /* the lowest layer with an adapter in or below it: the backward ends there */
+    int64_t n_chunk,
+        lowest; /* the lowest layer with an adapter in or below it: the backward ends there */
     bool embed_adapted;
     const int32_t *ids, *pos, *doc;
-    real *x;               /* layer inputs */
-    real *dx;              /* (n_tok, d_model) */
+    real *x;  /* layer inputs */
+    real *dx; /* (n_tok, d_model) */
     struct router_sums sums;
-    bool balance;          /* the load-balancing loss is on */
+    bool balance; /* the load-balancing loss is on */
 };
 
 static struct block block_at(const struct walk *w, int64_t layer, int64_t chunk)
@@ -131,8 +134,8 @@ static struct layer_edge edge_of(const struct walk *w, const struct layer_store 
     return e;
 }
 
-/* The stream starts from an empty state: the first chunk's first token begins a document and reads none,
- * but what is carried through untouched must be defined. */
+/* The stream starts from an empty state: the first chunk's first token begins a document and reads
+ * none, but what is carried through untouched must be defined. */
 static void zero_first_edge(const struct walk *w, const struct layer_store *s)
 {
     const struct jamba_config *c = w->m->config;
@@ -158,7 +161,8 @@ static struct block_keep *keep_of(const struct walk *w, int64_t layer, int64_t c
     return &w->m->keeps[layer * w->n_chunk + chunk];
 }
 
-static void forward_chunk(const struct walk *w, const struct layer_store *store, int64_t layer, int64_t chunk)
+static void forward_chunk(const struct walk *w, const struct layer_store *store, int64_t layer,
+                          int64_t chunk)
 {
     struct jamba *m = w->m;
     const struct block b = block_at(w, layer, chunk);
@@ -205,8 +209,10 @@ static void backward_layer(const struct walk *w, const struct layer_store *store
         zero[0] = (struct zero_args){ .y = d.dk = arena_reals(scratch, n), .n = n };
         zero[1] = (struct zero_args){ .y = d.dv = arena_reals(scratch, n), .n = n };
     } else {
-        const int64_t n_conv = (c->mamba_d_conv - 1) * c->d_inner, n_h = c->mamba_d_state * c->d_inner;
-        zero[0] = (struct zero_args){ .y = d.mamba.dconv = arena_reals(scratch, n_conv), .n = n_conv };
+        const int64_t n_conv = (c->mamba_d_conv - 1) * c->d_inner,
+                      n_h = c->mamba_d_state * c->d_inner;
+        zero[0] =
+            (struct zero_args){ .y = d.mamba.dconv = arena_reals(scratch, n_conv), .n = n_conv };
         zero[1] = (struct zero_args){ .y = d.mamba.dstate = arena_reals(scratch, n_h), .n = n_h };
     }
     op_zero(w->m->be, &zero[0]);
@@ -222,7 +228,9 @@ static struct embed_lookup embed_chunk(const struct walk *w, int64_t chunk, real
 {
     const struct block b = block_at(w, 0, chunk);
     return (struct embed_lookup){ .w = weights_embedding(w->m->weights),
-                                  .lora = w->m->adapter == NULL ? NULL : lora_adapter_slot(w->m->adapter, 0),
+                                  .lora = w->m->adapter == NULL
+                                              ? NULL
+                                              : lora_adapter_slot(w->m->adapter, 0),
                                   .ids = w->ids + b.t0,
                                   .y = y + b.t0 * w->m->config->hidden_size,
                                   .dy = y + b.t0 * w->m->config->hidden_size,
@@ -230,8 +238,8 @@ static struct embed_lookup embed_chunk(const struct walk *w, int64_t chunk, real
                                   .pad_id = w->m->config->pad_token_id };
 }
 
-/* Host arrays of the stream: positions, documents, rows with a target. A measuring run has no data: every
- * row has a target there, the bound. */
+/* Host arrays of the stream: positions, documents, rows with a target. A measuring run has no data:
+ * every row has a target there, the bound. */
 static int64_t read_stream(struct jamba *m, const struct stream *s)
 {
     if (m->saved->measuring)
@@ -255,30 +263,33 @@ static int32_t *push_ints(struct jamba *m, const int32_t *from, int64_t n, int64
 {
     int32_t *to = arena_push(m->saved, (size_t)cap * sizeof *to);
     if (!m->saved->measuring)
-        op_to_device(m->be,
-                     &(struct copy_args){ .from = from, .to = to, .bytes = (size_t)n * sizeof *to });
+        op_to_device(
+            m->be, &(struct copy_args){ .from = from, .to = to, .bytes = (size_t)n * sizeof *to });
     return to;
 }
 
-static void run_head(struct walk *w, const int32_t *rows, const int32_t *target, int64_t n_row, real *logprob)
+static void run_head(struct walk *w, const int32_t *rows, const int32_t *target, int64_t n_row,
+                     real *logprob)
 {
     struct jamba *m = w->m;
     struct block b = block_at(w, 0, 0);
     b.first_token = w->s->first_index;
     b.router = NULL;
-    head_run(&b, &(struct head_args){ .w = weights_head(m->weights),
-                                      .norm = weights_final_norm(m->weights),
-                                      .x = layer_input(w, m->config->num_hidden_layers),
-                                      .rows = rows,
-                                      .target = target,
-                                      .n_row = n_row,
-                                      .block_rows = head_block_rows(m->config->vocab_size, w->s->n_tok),
-                                      .logprob = logprob,
-                                      .grad_scale = w->pass->backward ? w->pass->grad_scale : 0,
-                                      .dx = w->dx });
+    head_run(&b,
+             &(struct head_args){ .w = weights_head(m->weights),
+                                  .norm = weights_final_norm(m->weights),
+                                  .x = layer_input(w, m->config->num_hidden_layers),
+                                  .rows = rows,
+                                  .target = target,
+                                  .n_row = n_row,
+                                  .block_rows = head_block_rows(m->config->vocab_size, w->s->n_tok),
+                                  .logprob = logprob,
+                                  .grad_scale = w->pass->backward ? w->pass->grad_scale : 0,
+                                  .dx = w->dx });
 }
 
-/* The lowest layer whose modules, or anything below, are adapted: nothing under it needs a gradient. */
+/* The lowest layer whose modules, or anything below, are adapted: nothing under it needs a
+ * gradient. */
 static void find_lowest(struct walk *w)
 {
     const struct lora_adapter *a = w->m->adapter;
@@ -295,9 +306,10 @@ static void find_lowest(struct walk *w)
 }
 
 /* ---- the load-balancing loss ----
- * Of one document alone, over all its MoE layers, M = layers * length rows (load_balancing_loss_func of
- * transformers): E sum_e F_e P_e, F_e = choices of e / M, P_e = mean probability. Weighted by length over
- * the step's tokens, times the coefficient. In a row's logits: scale p_e (F_e - sum p F). */
+ * Of one document alone, over all its MoE layers, M = layers * length rows
+ * (load_balancing_loss_func of transformers): E sum_e F_e P_e, F_e = choices of e / M, P_e = mean
+ * probability. Weighted by length over the step's tokens, times the coefficient. In a row's logits:
+ * scale p_e (F_e - sum p F). */
 
 static int64_t moe_layers(const struct jamba_config *c)
 {
@@ -317,8 +329,9 @@ static void push_sums(struct walk *w)
     op_zero(w->m->be, &(struct zero_args){ .y = w->sums.psum, .n = n });
 }
 
-/* Reads the sums back, returns sum over documents of length * loss, and sets the gradient's scales. With
- * f = choices and psum = sum of p unscaled: loss = E/M^2 sum f psum, d/dlogit = E/M^2 p (f - sum p f). */
+/* Reads the sums back, returns sum over documents of length * loss, and sets the gradient's scales.
+ * With f = choices and psum = sum of p unscaled: loss = E/M^2 sum f psum, d/dlogit = E/M^2 p (f -
+ * sum p f). */
 static double finish_sums(struct walk *w)
 {
     struct jamba *m = w->m;
@@ -338,8 +351,9 @@ static double finish_sums(struct walk *w)
         total += weight * sum;
         scale[d] = (real)(w->pass->aux_scale * weight);
     }
-    op_to_device(m->be, &(struct copy_args){
-                            .from = scale, .to = w->sums.scale, .bytes = (size_t)n_doc * sizeof(real) });
+    op_to_device(m->be, &(struct copy_args){ .from = scale,
+                                             .to = w->sums.scale,
+                                             .bytes = (size_t)n_doc * sizeof(real) });
     return total;
 }
 
@@ -393,7 +407,8 @@ void jamba_run(struct jamba *m, const struct stream *s, const struct jamba_pass 
 {
     *result = (struct jamba_result){ 0 };
     const size_t mark = arena_mark(m->saved);
-    const int64_t n = s->n_tok, d_model = m->config->hidden_size, n_layer = m->config->num_hidden_layers;
+    const int64_t n = s->n_tok, d_model = m->config->hidden_size,
+                  n_layer = m->config->num_hidden_layers;
     struct walk w = { .m = m, .s = s, .pass = pass, .n_chunk = chunks_of(m, n) };
     find_lowest(&w);
     w.balance = pass->aux_scale != 0 && moe_layers(m->config) > 0;

@@ -1,14 +1,14 @@
 /* Jamba over a stream of documents: forward, loss, backward into the adapter's gradients.
  *
- *     struct jamba model = { .be = &be, .saved = &saved, .config = ..., .weights = ..., .adapter = ... };
- *     if (!jamba_init(&model, max_tok, max_doc, err)) ...
- *     jamba_run(&model, &stream, &(struct jamba_pass){ .grad_scale = 1 / n_target, ... }, &result);
- *     jamba_free(&model);
+ *     struct jamba model = { .be = &be, .saved = &saved, .config = ..., .weights = ..., .adapter =
+ * ... }; if (!jamba_init(&model, max_tok, max_doc, err)) ... jamba_run(&model, &stream, &(struct
+ * jamba_pass){ .grad_scale = 1 / n_target, ... }, &result); jamba_free(&model);
  *
- * The stream is walked layer-major: layer 0 over all chunks, then layer 1, ...; backward in reverse, chunks
- * in reverse too. Documents never see each other: conv taps, SSM state and attention stop at their starts. A
- * document that crosses a chunk's edge carries its state over it, both ways. The result does not depend on
- * the policy (to the bit), nor on chunk size and passes (to rounding).
+ * The stream is walked layer-major: layer 0 over all chunks, then layer 1, ...; backward in
+ * reverse, chunks in reverse too. Documents never see each other: conv taps, SSM state and
+ * attention stop at their starts. A document that crosses a chunk's edge carries its state over it,
+ * both ways. The result does not depend on the policy (to the bit), nor on chunk size and passes
+ * (to rounding).
  */
 #ifndef FINETUNE_MODEL_JAMBA_H
 #define FINETUNE_MODEL_JAMBA_H
@@ -28,7 +28,7 @@ enum recompute {
     RECOMPUTE_NONE,  /* everything but per-token SSM states */
 };
 
-struct block_keep;  /* finetune/model/layer.h */
+struct block_keep; /* finetune/model/layer.h */
 struct layer_store;
 
 struct jamba {
@@ -42,19 +42,19 @@ struct jamba {
     enum recompute recompute;
     /* Set by jamba_init: host memory, so that a pass allocates nothing. */
     int64_t max_tok, max_doc;
-    struct block_keep *keeps;     /* (n_layer, max_chunk) */
-    struct layer_store *stores;   /* (n_layer) */
-    int32_t *pos, *doc;           /* (max_tok) */
-    int32_t *rows, *row_target;   /* (max_tok): rows with a target */
-    int64_t *counts;              /* (n_expert + 1) */
-    real *host;                   /* (max_tok): log-probabilities brought back */
-    real *host_sums;              /* (2, max_doc, n_expert): the router's */
+    struct block_keep *keeps;   /* (n_layer, max_chunk) */
+    struct layer_store *stores; /* (n_layer) */
+    int32_t *pos, *doc;         /* (max_tok) */
+    int32_t *rows, *row_target; /* (max_tok): rows with a target */
+    int64_t *counts;            /* (n_expert + 1) */
+    real *host;                 /* (max_tok): log-probabilities brought back */
+    real *host_sums;            /* (2, max_doc, n_expert): the router's */
 };
 
 struct jamba_pass {
     bool backward;
-    real grad_scale;            /* of each target's cross entropy: 1 / targets of the step */
-    double aux_scale;           /* router_aux_loss_coef / tokens of the step; 0: no load-balancing loss */
+    real grad_scale;  /* of each target's cross entropy: 1 / targets of the step */
+    double aux_scale; /* router_aux_loss_coef / tokens of the step; 0: no load-balancing loss */
     struct lora_dropout dropout; /* rate 0 outside training */
 };
 
@@ -72,14 +72,14 @@ void jamba_free(struct jamba *m);
 void jamba_run(struct jamba *m, const struct stream *s, const struct jamba_pass *pass,
                struct jamba_result *result);
 
-/* Generation: the state of one sequence, owned by the caller. Memory grows only by the attention layers'
- * keys and values. */
+/* Generation: the state of one sequence, owned by the caller. Memory grows only by the attention
+ * layers' keys and values. */
 struct jamba_state;
 struct jamba_state *jamba_state_new(const struct jamba *m, struct err *err);
 void jamba_state_free(struct jamba_state *state);
 
 /* Feeds n ids (n <= max_tok; any number at once) and writes the last one's logits (vocab). */
-bool jamba_feed(struct jamba *m, struct jamba_state *state, const int32_t *ids, int64_t n, real *logits,
-                struct err *err);
+bool jamba_feed(struct jamba *m, struct jamba_state *state, const int32_t *ids, int64_t n,
+                real *logits, struct err *err);
 
 #endif

@@ -30,7 +30,8 @@ void layer_keep_rest(const struct block *b, struct block_keep *k, struct arena *
 /* y += x, (n, d_model). */
 static void add_residual(const struct block *b, const real *x, real *y)
 {
-    op_add(b->be, &(struct add_args){ .a = x, .b = y, .y = y, .n = b->n_tok * b->config->hidden_size });
+    op_add(b->be,
+           &(struct add_args){ .a = x, .b = y, .y = y, .n = b->n_tok * b->config->hidden_size });
 }
 
 /* How much of a forward is there already. */
@@ -39,19 +40,21 @@ struct have {
 };
 
 /* k->mid = x + mixer(norm(x)). */
-static void mixer_forward(const struct block *b, struct block_keep *k, const struct layer_edge *edge,
-                          const real *x, struct have have)
+static void mixer_forward(const struct block *b, struct block_keep *k,
+                          const struct layer_edge *edge, const real *x, struct have have)
 {
     real *out = have.gemm ? NULL : k->mid;
     if (b->w->is_attention)
-        attention_forward(b, &k->mixer.attention, &edge->attention, x, out, have.gemm, have.attention);
+        attention_forward(b, &k->mixer.attention, &edge->attention, x, out, have.gemm,
+                          have.attention);
     else
         mamba_forward(b, &k->mixer.mamba, &edge->mamba, x, out, have.gemm);
     if (out != NULL)
         add_residual(b, x, k->mid);
 }
 
-static void ff_forward(const struct block *b, struct block_keep *k, real *out, bool have_gemm, bool count)
+static void ff_forward(const struct block *b, struct block_keep *k, real *out, bool have_gemm,
+                       bool count)
 {
     if (b->w->is_moe)
         moe_forward(b, &k->ff.moe, k->mid, out, have_gemm, count);
@@ -59,8 +62,8 @@ static void ff_forward(const struct block *b, struct block_keep *k, real *out, b
         mlp_forward(b, &k->ff.mlp, k->mid, out, have_gemm);
 }
 
-void layer_forward(const struct block *b, struct block_keep *k, const struct layer_edge *edge, const real *x,
-                   real *out)
+void layer_forward(const struct block *b, struct block_keep *k, const struct layer_edge *edge,
+                   const real *x, real *out)
 {
     mixer_forward(b, k, edge, x, (struct have){ 0 });
     ff_forward(b, k, out, false, true);
@@ -76,8 +79,9 @@ void layer_recompute(const struct block *b, struct block_keep *k, const struct l
     ff_forward(b, k, NULL, have_gemm, false);
 }
 
-void layer_backward(const struct block *b, const struct block_keep *k, const struct layer_edge *edge,
-                    const struct layer_dedge *dedge, const real *x, real *dx)
+void layer_backward(const struct block *b, const struct block_keep *k,
+                    const struct layer_edge *edge, const struct layer_dedge *dedge, const real *x,
+                    real *dx)
 {
     const size_t mark = arena_mark(b->be->scratch);
     real *dh = arena_reals(b->be->scratch, b->n_tok * b->config->hidden_size);

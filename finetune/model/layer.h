@@ -1,5 +1,5 @@
-/* One decoder layer over one chunk: mixer and feed-forward with their residuals, forward and backward, and
- * what is kept between the two under each recompute policy. */
+/* One decoder layer over one chunk: mixer and feed-forward with their residuals, forward and
+ * backward, and what is kept between the two under each recompute policy. */
 #ifndef FINETUNE_MODEL_LAYER_H
 #define FINETUNE_MODEL_LAYER_H
 
@@ -30,7 +30,7 @@ struct layer_edge {
 
 /* What lies at the edges of a layer's chunks, all pushed on the saved arena. */
 struct layer_store {
-    real *conv, *h;               /* Mamba: (n_chunk + 1, ...) the state before each chunk */
+    real *conv, *h; /* Mamba: (n_chunk + 1, ...) the state before each chunk */
     struct attention_edge attention;
 };
 
@@ -39,8 +39,8 @@ void layer_keep_gemm(const struct block *b, struct block_keep *k, struct arena *
 void layer_keep_rest(const struct block *b, struct block_keep *k, struct arena *arena);
 
 /* x, out (n, d_model); out may be x. k holds memory for everything. */
-void layer_forward(const struct block *b, struct block_keep *k, const struct layer_edge *edge, const real *x,
-                   real *out);
+void layer_forward(const struct block *b, struct block_keep *k, const struct layer_edge *edge,
+                   const real *x, real *out);
 
 /* Fills k again from x for a backward; have_gemm: its GEMM outputs are there. */
 void layer_recompute(const struct block *b, struct block_keep *k, const struct layer_edge *edge,
@@ -53,7 +53,8 @@ struct layer_dedge {
 };
 
 /* dx (n, d_model): the gradient at the layer's output in, at its input out. */
-void layer_backward(const struct block *b, const struct block_keep *k, const struct layer_edge *edge,
-                    const struct layer_dedge *dedge, const real *x, real *dx);
+void layer_backward(const struct block *b, const struct block_keep *k,
+                    const struct layer_edge *edge, const struct layer_dedge *dedge, const real *x,
+                    real *dx);
 
 #endif

@@ -13,8 +13,9 @@ struct dims {
 static struct dims dims_of(const struct block *b)
 {
     const struct jamba_config *c = b->config;
-    return (struct dims){ c->hidden_size,   c->d_inner,      c->mamba_d_state,
-                          c->mamba_d_conv, c->mamba_dt_rank, c->mamba_dt_rank + 2 * c->mamba_d_state };
+    return (
+        struct dims){ c->hidden_size,  c->d_inner,       c->mamba_d_state,
+                      c->mamba_d_conv, c->mamba_dt_rank, c->mamba_dt_rank + 2 * c->mamba_d_state };
 }
 
 void mamba_keep_gemm(const struct block *b, struct mamba_keep *k, struct arena *arena)
@@ -167,8 +168,9 @@ static void norms_backward(const struct block *b, const struct mamba_keep *k, re
                                                            .eps = b->config->rms_norm_eps });
 }
 
-void mamba_backward(const struct block *b, const struct mamba_keep *k, const struct mamba_edge *edge,
-                    const struct mamba_dedge *dedge, const real *dy, real *dh)
+void mamba_backward(const struct block *b, const struct mamba_keep *k,
+                    const struct mamba_edge *edge, const struct mamba_dedge *dedge, const real *dy,
+                    real *dh)
 {
     const struct dims d = dims_of(b);
     const struct mamba_weights *w = &b->w->mamba;

@@ -8,15 +8,15 @@
 #include "finetune/model/block.h"
 
 struct mamba_keep {
-    real *xz;      /* (n, 2*d_inner): u, then z     GEMM */
-    real *x_proj;  /* (n, dt_rank + 2*d_state)      GEMM */
-    real *h;       /* (n, d_model): normed input */
-    real *u;       /* (n, d_inner): after conv and SiLU */
-    real *dt_low;  /* (n, dt_rank), b, c (n, d_state): normed */
+    real *xz;     /* (n, 2*d_inner): u, then z     GEMM */
+    real *x_proj; /* (n, dt_rank + 2*d_state)      GEMM */
+    real *h;      /* (n, d_model): normed input */
+    real *u;      /* (n, d_inner): after conv and SiLU */
+    real *dt_low; /* (n, dt_rank), b, c (n, d_state): normed */
     real *b, *c;
-    real *dt;      /* (n, d_inner): W_dt dt_low */
-    real *y;       /* (n, d_inner): gated scan output */
-    real *tiles;   /* (ceil(n / SCAN_TILE), d_state, d_inner): states the backward replays from */
+    real *dt;    /* (n, d_inner): W_dt dt_low */
+    real *y;     /* (n, d_inner): gated scan output */
+    real *tiles; /* (ceil(n / SCAN_TILE), d_state, d_inner): states the backward replays from */
 };
 
 /* The state at a chunk's edges. Out may be in (generation). */
@@ -32,12 +32,13 @@ void mamba_keep_rest(const struct block *b, struct mamba_keep *k, struct arena *
 void mamba_forward(const struct block *b, struct mamba_keep *k, const struct mamba_edge *edge,
                    const real *x, real *out, bool have_gemm);
 
-/* dy (n, d_model) -> dh, the gradient at the normed input (NULL: not wanted). dconv and dh_state are the
- * gradients at the state after the chunk, and on return at the state before it. */
+/* dy (n, d_model) -> dh, the gradient at the normed input (NULL: not wanted). dconv and dh_state
+ * are the gradients at the state after the chunk, and on return at the state before it. */
 struct mamba_dedge {
     real *dconv, *dstate;
 };
-void mamba_backward(const struct block *b, const struct mamba_keep *k, const struct mamba_edge *edge,
-                    const struct mamba_dedge *dedge, const real *dy, real *dh);
+void mamba_backward(const struct block *b, const struct mamba_keep *k,
+                    const struct mamba_edge *edge, const struct mamba_dedge *dedge, const real *dy,
+                    real *dh);
 
 #endif

@@ -23,7 +23,8 @@ static struct linear_args linear(const struct block *b, struct weight w, int64_t
     return block_linear(b, w, jamba_module_feed_forward(b->config, b->layer) + which);
 }
 
-void mlp_forward(const struct block *b, struct mlp_keep *k, const real *x, real *out, bool have_gemm)
+void mlp_forward(const struct block *b, struct mlp_keep *k, const real *x, real *out,
+                 bool have_gemm)
 {
     const struct mlp_weights *w = b->w->mlp;
     block_norm(b, x, b->w->pre_ff_norm, k->h);
@@ -62,8 +63,9 @@ void mlp_backward(const struct block *b, const struct mlp_keep *k, const real *d
     down.dx = dm;
     linear_backward(b->be, &down);
     /* dm becomes the gradient at up. */
-    op_swiglu_backward(b->be, &(struct swiglu_args){
-                                  .gate = k->gate, .up = k->up, .dy = dm, .dgate = dgate, .dup = dm, .n = n });
+    op_swiglu_backward(
+        b->be, &(struct swiglu_args){
+                   .gate = k->gate, .up = k->up, .dy = dm, .dgate = dgate, .dup = dm, .n = n });
     struct linear_args gate = linear(b, w->gate_proj, GATE_PROJ);
     gate.x = k->h;
     gate.dy = dgate;

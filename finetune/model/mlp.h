@@ -13,7 +13,8 @@ struct mlp_keep {
 void mlp_keep_gemm(const struct block *b, struct mlp_keep *k, struct arena *arena);
 void mlp_keep_rest(const struct block *b, struct mlp_keep *k, struct arena *arena);
 
-void mlp_forward(const struct block *b, struct mlp_keep *k, const real *x, real *out, bool have_gemm);
+void mlp_forward(const struct block *b, struct mlp_keep *k, const real *x, real *out,
+                 bool have_gemm);
 void mlp_backward(const struct block *b, const struct mlp_keep *k, const real *dy, real *dh);
 
 #endif

@@ -43,7 +43,8 @@ static struct linear_args router(const struct block *b)
 }
 
 /* A projection of expert e over its rows, from `first` on. */
-static struct linear_args expert(const struct block *b, const struct moe_keep *k, int64_t e, int which)
+static struct linear_args expert(const struct block *b, const struct moe_keep *k, int64_t e,
+                                 int which)
 {
     const struct mlp_weights *w = &b->w->mlp[e];
     const struct weight weights[N_PROJ] = { w->gate_proj, w->up_proj, w->down_proj };
@@ -123,8 +124,8 @@ static void combine_experts(const struct block *b, const struct moe_keep *k, rea
     arena_rewind(b->be->scratch, mark);
 }
 
-void moe_forward(const struct block *b, struct moe_keep *k, const real *x, real *out, bool have_gemm,
-                 bool count)
+void moe_forward(const struct block *b, struct moe_keep *k, const real *x, real *out,
+                 bool have_gemm, bool count)
 {
     const struct jamba_config *c = b->config;
     block_norm(b, x, b->w->pre_ff_norm, k->h);
@@ -153,9 +154,10 @@ void moe_forward(const struct block *b, struct moe_keep *k, const real *x, real 
         combine_experts(b, k, out);
 }
 
-/* dy of each row scaled by its weight -> gradients at gate and up; and p c = <dm, m> of each slot. */
-static void hidden_backward(const struct block *b, const struct moe_keep *k, const real *dy, real *dgate,
-                            real *dup, real *dots)
+/* dy of each row scaled by its weight -> gradients at gate and up; and p c = <dm, m> of each slot.
+ */
+static void hidden_backward(const struct block *b, const struct moe_keep *k, const real *dy,
+                            real *dgate, real *dup, real *dots)
 {
     const struct jamba_config *c = b->config;
     const size_t mark = arena_mark(b->be->scratch);
@@ -190,7 +192,8 @@ static void hidden_backward(const struct block *b, const struct moe_keep *k, con
 }
 
 /* Router logits' gradient, and through the router's weights to dh (written). */
-static void router_backward(const struct block *b, const struct moe_keep *k, const real *dots, real *dh)
+static void router_backward(const struct block *b, const struct moe_keep *k, const real *dots,
+                            real *dh)
 {
     const size_t mark = arena_mark(b->be->scratch);
     real *dlogits = arena_reals(b->be->scratch, b->n_tok * b->config->num_experts);

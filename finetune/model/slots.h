@@ -65,4 +65,7 @@ bool slots_visit(struct weights *w, slot_visitor *visit, void *context, struct e
 /* Fills the slots with weights made from the seed, into w->owned; `place` starts a message. */
 bool weights_generate(struct weights *w, uint64_t seed, const char *place, struct err *err);
 
+/* The same walk over w->owned as a measuring arena: shapes and types, no values. */
+bool weights_measure(struct weights *w, struct err *err);
+
 #endif

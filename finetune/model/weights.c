@@ -138,6 +138,20 @@ struct weights *weights_open(const char *base_model, uint64_t seed, struct err *
     return NULL;
 }
 
+struct weights *weights_shapes(const struct jamba_config *config, struct err *err)
+{
+    struct weights *w = calloc(1, sizeof *w);
+    if (w == NULL) {
+        err_no_memory(err, "the layers");
+        return NULL;
+    }
+    w->config = *config;
+    if (allocate_layers(w, err) && weights_measure(w, err))
+        return w;
+    weights_close(w);
+    return NULL;
+}
+
 void weights_close(struct weights *w)
 {
     if (w == NULL)

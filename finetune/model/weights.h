@@ -54,6 +54,10 @@ struct weights;
 struct weights *weights_open(const char *base_model, uint64_t seed, struct err *err);
 void weights_close(struct weights *w);
 
+/* Shapes without values, for a plan: every pointer is set and none may be touched. weights_owned_bytes is what
+ * the whole model takes. */
+struct weights *weights_shapes(const struct jamba_config *config, struct err *err);
+
 /* The folder or config file behind base_model, without opening any weights: the folder of a local or
  * cached checkpoint, NULL for random: (then *config_path is the file). Both are for the caller to free. */
 bool weights_locate(const char *base_model, char **folder, char **config_path, struct err *err);

@@ -84,7 +84,7 @@ static inline void advance(const struct token_in *in, const real *restrict a, in
 /* The constants of a block of lanes. */
 struct lane_block {
     int64_t first, n; /* channels */
-    real a[256 * LANES];
+    real a[SCAN_MAX_STATE * LANES];
     real d[LANES], bias[LANES];
 };
 
@@ -144,7 +144,7 @@ static void forward_block(const struct scan_args *s, const struct lane_block *b,
 /* Per thread: a lane block's constants and states. */
 struct forward_work {
     struct lane_block block;
-    real h[256 * LANES];
+    real h[SCAN_MAX_STATE * LANES];
 };
 
 size_t CPU_OP(scan_forward_scratch)(const struct backend *be, const struct scan_args *a)

@@ -255,7 +255,7 @@ static void config_that_would_be_computed_wrongly_is_refused(void **state)
         { "\"attn_layer_period\": 0", "\"attn_layer_period\" is 0; expected 1 to 1048576" },
         { "\"expert_layer_period\": 0", "\"expert_layer_period\" is 0; expected 1 to 1048576" },
         { "\"attn_layer_offset\": -1", "\"attn_layer_offset\" is -1; expected 0 to 1048576" },
-        { "\"mamba_d_state\": 1025", "\"mamba_d_state\" is 1025; expected 1 to 1024" },
+        { "\"mamba_d_state\": 257", "\"mamba_d_state\" is 257; expected 1 to 256" },
         { "\"mamba_d_conv\": 0", "\"mamba_d_conv\" is 0; expected 1 to 256" },
         { "\"mamba_expand\": 65", "\"mamba_expand\" is 65; expected 1 to 64" },
         { "\"mamba_dt_rank\": 0", "\"mamba_dt_rank\" is 0; expected 1 to 131072" },

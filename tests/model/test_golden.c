@@ -1,16 +1,19 @@
-/* The model against transformers 4.57.6 and peft 0.18.1 (tests/reference/make_models.py): log-probabilities,
- * loss and every adapter gradient of five tiny Jambas, with adapters on every kind of module at once. */
+/* The model against transformers 4.57.6 and peft 0.18.1 (tests/reference/make_models.py):
+ * log-probabilities, loss and every adapter gradient of five tiny Jambas, with adapters on every
+ * kind of module at once. */
 #include "tests/support/model.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-/* The goldens are float64 results stored as F32. In float the program must agree as transformers' own float32
- * run does (4.4e-6 at worst, measured by make_models.py --check), with a margin of two. */
+/* The goldens are float64 results stored as F32. In float the program must agree as transformers'
+ * own float32 run does (4.4e-6 at worst, measured by make_models.py --check), with a margin of two.
+ */
 static const double tolerance = REAL_IS_DOUBLE ? 2e-7 : 1e-5;
 
-/* Gradients smaller than this, in norm, are compared absolutely: a tenth of the smallest non-zero one. */
+/* Gradients smaller than this, in norm, are compared absolutely: a tenth of the smallest non-zero
+ * one. */
 static const double gradient_floor = 1e-4;
 
 static void check_gradients(const struct test_model *m, const char *prefix)
@@ -21,12 +24,14 @@ static void check_gradients(const struct test_model *m, const char *prefix)
         const bool embedding = s->module->kind == LORA_EMBED_TOKENS;
         for (int b = 0; b < 2; b++) {
             char name[256];
-            snprintf(name, sizeof name, "%s.base_model.model.%s.lora_%s%s%s", prefix, s->module->path,
-                     embedding ? "embedding_" : "", b ? "B" : "A", embedding ? "" : ".weight");
+            snprintf(name, sizeof name, "%s.base_model.model.%s.lora_%s%s%s", prefix,
+                     s->module->path, embedding ? "embedding_" : "", b ? "B" : "A",
+                     embedding ? "" : ".weight");
             const int64_t n = s->rank * (b ? s->module->out : s->module->in);
             const int64_t size = embedding && b ? s->rank * s->module->out : n;
             real *expected = test_golden(m, name, size);
-            const double error = test_relative_error(b ? s->db : s->da, expected, size, gradient_floor);
+            const double error =
+                test_relative_error(b ? s->db : s->da, expected, size, gradient_floor);
             if (!(error < tolerance))
                 fail_msg("%s: relative error %.3g", name, error);
             test_release(expected);
@@ -54,7 +59,8 @@ static void check_model(const char *name)
     m.jamba.adapter = &m.adapter;
     m.jamba.chunk_tokens = 16;
     r = test_run(&m, &m.stream, true);
-    assert_true(fabs(r.loss_sum / (double)r.n_row - test_golden_double(&m, "lora_loss")) < tolerance);
+    assert_true(fabs(r.loss_sum / (double)r.n_row - test_golden_double(&m, "lora_loss")) <
+                tolerance);
     check_gradients(&m, "grad");
     test_release(logprob);
     test_release(ours);
@@ -105,7 +111,8 @@ static void experts_without_tokens_have_zero_gradients(void **state)
         memcpy(&which, doc->data, sizeof which);
         test_stream_of(&m, &which, 1, &s);
         const struct jamba_result r = test_run(&m, &s, true);
-        assert_true(fabs(r.loss_sum / (double)r.n_row - test_golden_double(&m, "short_loss")) < tolerance);
+        assert_true(fabs(r.loss_sum / (double)r.n_row - test_golden_double(&m, "short_loss")) <
+                    tolerance);
         check_gradients(&m, "short_grad");
         test_stream_free(&s);
         test_model_close(&m);

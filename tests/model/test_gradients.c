@@ -1,11 +1,12 @@
-/* The whole model's gradients against central differences, in the double build: every adapter tensor of
- * every kind, with dropout, the load-balancing loss, several documents and chunks. */
+/* The whole model's gradients against central differences, in the double build: every adapter
+ * tensor of every kind, with dropout, the load-balancing loss, several documents and chunks. */
 #include "tests/support/model.h"
 
 #include <stdio.h>
 #include <string.h>
 
-/* The loss's third derivatives and double rounding at a step of 1e-5 leave a few 1e-9 on these models. */
+/* The loss's third derivatives and double rounding at a step of 1e-5 leave a few 1e-9 on these
+ * models. */
 static const double tolerance = 1e-7;
 
 static const struct jamba_pass pass = { .backward = true,
@@ -55,10 +56,12 @@ static void every_adapter_tensor_agrees_with_differences(void **state)
             for (int ab = 0; ab < 2; ab++) {
                 const bool pad_row = s->module->kind == LORA_EMBED_TOKENS && ab == 0;
                 if (pad_row && m->jamba.config->pad_token_id >= 0)
-                    continue; /* the pad column is frozen by definition, not by calculus: see test_golden */
+                    continue; /* the pad column is frozen by definition, not by calculus: see
+                                 test_golden */
                 const double error = test_gradient_error(loss, &subject, &v[ab], 6);
                 if (!(error < tolerance))
-                    fail_msg("%s: %s.%s: error %.3g", test_model_names[i], s->module->path, v[ab].name, error);
+                    fail_msg("%s: %s.%s: error %.3g", test_model_names[i], s->module->path,
+                             v[ab].name, error);
             }
         }
         test_stream_free(&subject.stream);

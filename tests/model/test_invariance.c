@@ -1,5 +1,5 @@
-/* What must not matter: the chunk size, the recompute policy, the number of threads, and a document's company
- * in the stream. */
+/* What must not matter: the chunk size, the recompute policy, the number of threads, and a
+ * document's company in the stream. */
 #include "tests/support/model.h"
 
 #include <math.h>

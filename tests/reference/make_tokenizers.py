@@ -62,7 +62,7 @@ TEXTS = [
     "<|unk|><|pad|>", "<|startoftext", "<|<|bom|>|>", " <|eom|> ", "x <|user|>\n", "<|user|><|user|>",
     "<tool_calls>[1]</tool_calls>", " <tool_calls>", "<tool_calls", "mask", " mask ", "a mask b", "amask maskb",
     "  keep  keepkeep ", "Keep", "the keeper", "mask.mask,mask", "\tmask\u3000", "keep\n\nkeep",
-    "a" * 300, "ab" * 200, "theriver" * 60, "\u6f22" * 50, "\U0001f600" * 20, "=" * 77, "aaaa bbbb " * 20,
+    "a" * 300, "ab" * 200, "theriver" * 60, "\u6f22" * 50, "\U0001f600" * 20, "=" * 77, "''quoted'' ''twice", "aaaa bbbb " * 20,
     "1234567890" * 8, "?" * 33, "e\u0301" * 30,
 ] + ["x" + " " * n + "y" for n in range(2, 41)] + ["\n" * n + "z" for n in (2, 5, 17)]
 
@@ -183,7 +183,8 @@ def make_llama():
 def make_metaspace():
     """Words by Metaspace and digits; unknown characters are fused, there are no bytes to fall back on."""
     pieces, merges = train(420, True)
-    m = model(SPECIAL + pieces, merges, byte_fallback=False)
+    run_pieces, run_merges = space_runs(4)  # never made: a word begins at each space
+    m = model(SPECIAL + pieces + run_pieces, merges + run_merges, byte_fallback=False)
     v = m["vocab"]
     metaspace = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": True}
     tokens = [added(v, s) for s in SPECIAL]
@@ -198,7 +199,7 @@ def make_metaspace():
 def make_split():
     """Words by regular expressions and strings; whole pieces before merges; unknown ones apart; no decoder."""
     pieces, merges = train(420, False)
-    m = model(SPECIAL + pieces + ["river\u2581stone", "12"], merges, byte_fallback=False, fuse_unk=False,
+    m = model(SPECIAL + pieces + [SPACE + "keepkeep", "12"], merges, byte_fallback=False, fuse_unk=False,
               ignore_merges=True)
     v = m["vocab"]
     words = "[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+"

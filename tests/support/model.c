@@ -6,8 +6,8 @@
 
 #include "lora/format_peft.h"
 
-const char *const test_model_names[TEST_N_MODEL] = { "dense_mqa_tied", "moe_gqa_untied", "proj_bias",
-                                                     "odd_sizes", "bf16_sharded" };
+const char *const test_model_names[TEST_N_MODEL] = { "dense_mqa_tied", "moe_gqa_untied",
+                                                     "proj_bias", "odd_sizes", "bf16_sharded" };
 
 static const struct safetensors_tensor *find(const struct test_model *m, const char *name)
 {
@@ -90,10 +90,10 @@ void test_stream_free(struct stream *s)
     *s = (struct stream){ 0 };
 }
 
-#define REQUIRE(call)                                                                                  \
-    do {                                                                                               \
-        if (!(call))                                                                                   \
-            fail_msg("%s", err.text);                                                                  \
+#define REQUIRE(call)                                                                              \
+    do {                                                                                           \
+        if (!(call))                                                                               \
+            fail_msg("%s", err.text);                                                              \
     } while (0)
 
 static void open_adapter(struct test_model *m, const char *dir)
@@ -106,7 +106,8 @@ static void open_adapter(struct test_model *m, const char *dir)
     REQUIRE(peft_read_config(dir, &m->lora, &err));
     REQUIRE(peft_choices_from_tensors(dir, m->modules, m->n_module, &m->lora, m->choices, &err));
     REQUIRE(arena_init(&m->adapter_arena, "adapter", (size_t)64 << 20, &err));
-    const struct lora_adapter_args args = { m->modules, m->n_module, m->choices, &m->adapter_arena, true };
+    const struct lora_adapter_args args = { m->modules, m->n_module, m->choices, &m->adapter_arena,
+                                            true };
     REQUIRE(lora_adapter_init(&m->adapter, &args, &err));
     REQUIRE(peft_read_tensors(dir, &m->adapter, &err));
 }
@@ -132,7 +133,8 @@ void test_model_open(struct test_model *m, const char *name, const char *file)
                                .weights = m->weights,
                                .adapter = &m->adapter,
                                .chunk_tokens = 1 };
-    REQUIRE(jamba_init(&m->jamba, m->stream.n_tok, m->stream.n_doc, &err)); /* room for chunks of one */
+    REQUIRE(
+        jamba_init(&m->jamba, m->stream.n_tok, m->stream.n_doc, &err)); /* room for chunks of one */
     m->jamba.chunk_tokens = m->stream.n_tok;
 }
 
@@ -155,7 +157,8 @@ struct jamba_result test_run(struct test_model *m, const struct stream *s, bool 
 {
     struct jamba_result r;
     memset(m->adapter.grads, 0, (size_t)m->adapter.n_param * sizeof(real));
-    const struct jamba_pass pass = { .backward = backward, .grad_scale = (real)1 / (real)s->n_target };
+    const struct jamba_pass pass = { .backward = backward,
+                                     .grad_scale = (real)1 / (real)s->n_target };
     jamba_run(&m->jamba, s, &pass, &r);
     return r;
 }

@@ -1,4 +1,5 @@
-/* A golden tiny Jamba (tests/fixtures/models, written by tests/reference/make_models.py), ready to run. */
+/* A golden tiny Jamba (tests/fixtures/models, written by tests/reference/make_models.py), ready to
+ * run. */
 #ifndef TESTS_SUPPORT_MODEL_H
 #define TESTS_SUPPORT_MODEL_H
 
@@ -35,7 +36,8 @@ double test_golden_double(const struct test_model *m, const char *name);
 void test_stream_of(const struct test_model *m, const int32_t *docs, int64_t n, struct stream *out);
 void test_stream_free(struct stream *s);
 
-/* Forward and, with backward, gradients (zeroed first) of mean cross entropy over the stream's targets. */
+/* Forward and, with backward, gradients (zeroed first) of mean cross entropy over the stream's
+ * targets. */
 struct jamba_result test_run(struct test_model *m, const struct stream *s, bool backward);
 
 extern const char *const test_model_names[];

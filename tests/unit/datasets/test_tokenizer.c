@@ -161,7 +161,7 @@ static void check_fixture(const char *name)
     json_t *texts = json_object_get(cases, "cases"), *decodes = json_object_get(cases, "decodes");
     assert_int_equal(tokenizer_vocab_size(tok),
                      json_integer_value(json_object_get(cases, "vocab_size")));
-    assert_int_equal(json_array_size(texts), 317);
+    assert_int_equal(json_array_size(texts), 318);
     assert_int_equal(json_array_size(decodes), 120);
     for (size_t i = 0; i < json_array_size(texts); i++)
         check_case(tok, cases, json_array_get(texts, i));

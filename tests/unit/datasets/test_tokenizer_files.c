@@ -252,6 +252,9 @@ static void unknown_and_malformed_nodes_are_refused(void **state)
         { "\\\\d", "a{1,2}+",
           "pre_tokenizer: the regular expression 'a{1,2}+' has at byte 1 a construct that is not "
           "supported" },
+        { "\\\\d", "\\\\p",
+          "pre_tokenizer: the regular expression '\\p' has at byte 0 a construct that is not "
+          "supported" },
         { "\\\\d", "(a",
           "pre_tokenizer: is not a regular expression: missing closing parenthesis" },
         { "\\\\d", "a*", "pre_tokenizer: the regular expression 'a*' can match nothing at all" },

@@ -341,7 +341,7 @@ static void what_matches_nothing_is_an_error_with_a_hint(void **state)
         { { .alphas = { { "k_prj", 4 } } },
           "lora_alpha_pattern: 'k_prj' matches no adapted module; a key is a regex for the end of "
           "a path" },
-        { { .alphas = { { "k_proj", INFINITY } } },
+        { { .alphas = { { "k_proj", HUGE_VAL } } },
           "lora_alpha_pattern: 'k_proj' is inf; expected a finite number" },
         { { .r = -1 }, "lora_r: is -1; expected 1 to 1048576" },
         { { .list = { "in_proj" }, .exclude = { "mamba.in_proj" } },

@@ -1,0 +1,108 @@
+/* jambatune env: what a report of a fault or of a timing should name. */
+#include <inttypes.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <dnnl.h>
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+#include <yaml.h>
+#include <zlib.h>
+
+#include "finetune/cli/cli.h"
+#include "finetune/cli/commands.h"
+#include "kernels/core/dtype.h"
+#include "kernels/cpu/cpu.h"
+
+const char cmd_env_help[] =
+    "usage: jambatune env [--json]\n"
+    "\n"
+    "Shows the program's version and build, the processor and which variant of the\n"
+    "kernels it runs, threads, memory, and the versions of the libraries in use: what\n"
+    "a report of a fault or of a timing should name.\n"
+    "\n"
+    "Options:\n"
+    "  --json   print one JSON object\n"
+    "\n"
+    "Examples:\n"
+    "  jambatune env\n"
+    "  jambatune env --json | jq -r .kernels\n";
+
+#if defined(__clang__)
+#define COMPILER "clang " __clang_version__
+#else
+#define COMPILER "gcc " __VERSION__
+#endif
+
+/* "model name" of /proc/cpuinfo, where there is one. */
+static void processor_name(char out[128])
+{
+    char line[256];
+    snprintf(out, 128, "unknown");
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
+        const char *value = strstr(line, ": ");
+        if (strncmp(line, "model name", 10) != 0 || value == NULL)
+            continue;
+        snprintf(out, 128, "%.*s", (int)strcspn(value + 2, "\n"), value + 2);
+        break;
+    }
+    if (f != NULL)
+        fclose(f);
+}
+
+static json_t *kernel_variants(void)
+{
+    static const char *const names[] = { "avx512", "avx2", "baseline" };
+    json_t *list = json_array();
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (cpu_ops_by_name(names[i]) != NULL)
+            json_array_append_new(list, json_string(names[i]));
+    }
+    return list;
+}
+
+static json_t *library_versions(void)
+{
+    char dnnl[48], pcre2[64] = "unknown";
+    const dnnl_version_t *v = dnnl_version();
+    snprintf(dnnl, sizeof dnnl, "%d.%d.%d", v->major, v->minor, v->patch);
+    if (pcre2_config(PCRE2_CONFIG_VERSION, NULL) < (int)sizeof pcre2)
+        pcre2_config(PCRE2_CONFIG_VERSION, pcre2);
+    return json_pack("{s:s, s:s, s:s, s:s, s:s}", "oneDNN", dnnl, "jansson", jansson_version_str(),
+                     "libyaml", yaml_get_version_string(), "PCRE2", pcre2, "zlib", zlibVersion());
+}
+
+static json_t *collect(void)
+{
+    char cpu[128];
+    struct utsname system = { 0 };
+    struct backend be;
+    cpu_backend_init(&be, NULL, 0);
+    processor_name(cpu);
+    uname(&system);
+    const int64_t memory = (int64_t)sysconf(_SC_PHYS_PAGES) * (int64_t)sysconf(_SC_PAGESIZE);
+    return json_pack("{s:s, s:s, s:s, s:i, s:s+++, s:s, s:i, s:s, s:o, s:I, s:o, s:s}", "version",
+                     JAMBATUNE_VERSION, "compiler", COMPILER, "real",
+                     REAL_IS_DOUBLE ? "double (for tests)" : "float", "openmp", _OPENMP, "system",
+                     system.sysname, " ", system.release, "", "processor", cpu, "threads",
+                     be.n_thread, "kernels", be.name, "variants", kernel_variants(), "memory_bytes",
+                     (json_int_t)memory, "libraries", library_versions(), "cuda", "not built");
+}
+
+int cmd_env(int argc, char **argv)
+{
+    bool as_json = false;
+    const struct cli_option options[] = { { "json", NULL, NULL, &as_json } };
+    struct cli_words words;
+    struct err err = { 0 };
+    if (!cli_parse(argc, argv, options, 1, &words, &err) ||
+        !cli_expect_args(&words, 0, 0, "jambatune env [--json]", &err) ||
+        !cli_expect_no_overrides(&words, &err))
+        return cli_fail(&err);
+    return cli_end_facts(collect(), as_json);
+}

@@ -1,0 +1,158 @@
+/* jambatune train: the recipe's run, shown. */
+#include <inttypes.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "finetune/cli/cli.h"
+#include "finetune/cli/commands.h"
+#include "finetune/cli/print.h"
+#include "finetune/cli/progress.h"
+#include "finetune/train/loop.h"
+#include "kernels/core/text.h"
+
+const char cmd_train_help[] =
+    "usage: jambatune train RECIPE [key=value ...] [~key ...]\n"
+    "\n"
+    "Fine-tunes the recipe's base model and writes a PEFT adapter to output_dir. key=value sets a "
+    "key of the recipe,\n"
+    "~key takes it back to its default; `jambatune explain` lists the keys.\n"
+    "\n"
+    "Shows first what will be adapted, what was read and the memory it takes, then a line as it "
+    "goes (rewritten\n"
+    "on a terminal, one every logging_steps steps elsewhere), all on stderr.\n"
+    "\n"
+    "output_dir receives\n"
+    "  adapter_config.json, adapter_model.safetensors   the adapter after the last step\n"
+    "  best/                                            the one with the lowest validation loss\n"
+    "  recipe.yaml                                      the recipe as resolved, with the origin of "
+    "each value\n"
+    "  metrics.jsonl                                    one object a step, one per evaluation\n"
+    "\n"
+    "INT or TERM: the adapter so far is written whole, exit status 75. A step with a non-finite "
+    "loss or gradient\n"
+    "is left out and logged with its documents; after max_nonfinite_steps of them the run stops "
+    "with 76.\n"
+    "\n"
+    "  jambatune train recipes/quickstart/quickstart.yaml\n"
+    "  jambatune train train.yaml learning_rate=1e-4 lora_r=16 output_dir=run2\n";
+
+/* Raised by INT and TERM, polled at every pass: the one thing a signal handler may touch. */
+static volatile sig_atomic_t stop_raised;
+
+static void raise_stop(int signal_number)
+{
+    (void)signal_number;
+    stop_raised = 1;
+}
+
+static void catch_signals(void)
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = raise_stop;
+    action.sa_flags = (int)SA_RESETHAND; /* a second one ends the program at once */
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+static void print_report(const char *name, const struct document_report *r)
+{
+    static const char *const types[] = { "auto", "text", "completion", "input_ids" };
+    char tokens[32], targets[32];
+    text_count(tokens, r->n_tok);
+    text_count(targets, r->n_target);
+    fprintf(stderr,
+            "%s: %" PRId64 " documents of %" PRId64
+            " records, %s tokens, %s carry loss; type %s%s\n",
+            name, r->n_doc, r->n_record, tokens, targets, types[r->type],
+            r->guessed ? " (guessed)" : "");
+    const struct {
+        int64_t n;
+        const char *what;
+    } odd[] = {
+        { r->n_truncated, "records cut to sequence_len" },
+        { r->n_split, "records split at sequence_len" },
+        { r->n_too_long, "records dropped, longer than sequence_len" },
+        { r->n_untargeted, "documents dropped, nothing in them carries loss" },
+        { r->n_empty, "empty records dropped" },
+        { r->n_blank_line, "blank lines skipped" },
+    };
+    for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
+        if (odd[i].n > 0)
+            fprintf(stderr, "%s: %" PRId64 " %s\n", name, odd[i].n, odd[i].what);
+    }
+}
+
+static bool print_opening(const struct trainer *t, struct err *err)
+{
+    const struct engine *e = &t->engine;
+    if (!print_targets(stderr, e->modules, e->n_module, e->choices, err))
+        return false;
+    struct text warnings = { 0 };
+    trainer_warnings(t, &warnings);
+    for (char *line = warnings.data; line != NULL && *line != '\0';) {
+        char *end = strchr(line, '\n');
+        if (end != NULL)
+            *end = '\0';
+        cli_warn("%s", line);
+        line = end != NULL ? end + 1 : NULL;
+    }
+    text_free(&warnings);
+    print_report("data", &t->data.report);
+    if (t->data.own.n_doc > 0)
+        print_report("validation", &t->data.own_report);
+    else if (t->data.n_validation > 0)
+        fprintf(stderr, "validation: %" PRId64 " of the documents\n", t->data.n_validation);
+    print_plan(stderr, &t->shape, &t->bytes, 0);
+    fprintf(stderr, "%" PRId64 " steps on %s with %d threads\n", t->n_step, e->be.name,
+            e->be.n_thread);
+    return true;
+}
+
+static void print_closing(const struct trainer *t)
+{
+    fprintf(stderr, "adapter written to %s\n", t->recipe->output_dir);
+    if (t->n_eval == 0)
+        return;
+    fprintf(stderr, "validation loss %.4f -> %.4f, best %.4f after step %" PRId64 " (%s/best)\n",
+            t->first_loss, t->last_loss, t->best_loss, t->best_step, t->recipe->output_dir);
+}
+
+static int train(const struct recipe *recipe)
+{
+    struct err err = { 0 };
+    struct trainer t = { 0 };
+    struct progress progress;
+    progress_init(&progress, recipe->logging_steps);
+    const struct train_watch watch = { .context = &progress,
+                                       .on_step = progress_step,
+                                       .on_eval = progress_eval,
+                                       .stop = &stop_raised };
+    catch_signals();
+    bool ok =
+        trainer_open(&t, recipe, &err) && print_opening(&t, &err) && trainer_run(&t, &watch, &err);
+    progress_end(&progress);
+    if (ok)
+        print_closing(&t);
+    const int code = ok ? 0 : cli_fail(&err);
+    trainer_close(&t);
+    return code;
+}
+
+int cmd_train(int argc, char **argv)
+{
+    struct cli_words words;
+    struct err err = { 0 };
+    if (!cli_parse(argc, argv, NULL, 0, &words, &err) ||
+        !cli_expect_args(&words, 1, 1, "jambatune train RECIPE [key=value ...]", &err))
+        return cli_fail(&err);
+    struct recipe recipe = { 0 };
+    int code = cli_load_recipe(words.args[0], &words, RECIPE_NEED_TRAIN, &recipe);
+    if (code == 0)
+        code = train(&recipe);
+    recipe_free(&recipe);
+    return code;
+}

@@ -1,0 +1,20 @@
+/* The commands: each in its own file, with its help beside it. main.c has the table. */
+#ifndef FINETUNE_CLI_COMMANDS_H
+#define FINETUNE_CLI_COMMANDS_H
+
+int cmd_train(int argc, char **argv);
+int cmd_validate(int argc, char **argv);
+int cmd_explain(int argc, char **argv);
+int cmd_plan(int argc, char **argv);
+int cmd_eval(int argc, char **argv);
+int cmd_generate(int argc, char **argv);
+int cmd_tokenize(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
+int cmd_inspect(int argc, char **argv);
+int cmd_env(int argc, char **argv);
+
+extern const char cmd_train_help[], cmd_validate_help[], cmd_explain_help[], cmd_plan_help[],
+    cmd_eval_help[], cmd_generate_help[], cmd_tokenize_help[], cmd_bench_help[], cmd_inspect_help[],
+    cmd_env_help[];
+
+#endif

@@ -1,0 +1,127 @@
+#include "finetune/model/engine.h"
+
+#include <stdlib.h>
+
+#include "kernels/cpu/cpu.h"
+#include "lora/format_peft.h"
+
+static bool list_modules(struct engine *e, const struct engine_options *options, struct err *err)
+{
+    cpu_backend_init(&e->be, &e->scratch, options->threads);
+    e->n_module = jamba_modules(weights_config(e->weights), &e->modules);
+    return e->n_module > 0 || err_no_memory(err, "the list of modules");
+}
+
+bool engine_open(struct engine *e, const struct engine_options *options, struct err *err)
+{
+    *e = (struct engine){ 0 };
+    e->weights = weights_open(options->base_model, options->seed, err);
+    if (e->weights != NULL && list_modules(e, options, err))
+        return true;
+    engine_close(e);
+    return false;
+}
+
+bool engine_open_shapes(struct engine *e, const struct engine_options *options, struct err *err)
+{
+    *e = (struct engine){ 0 };
+    struct jamba_config config;
+    char *folder = NULL, *config_path = NULL;
+    if (!weights_locate(options->base_model, &folder, &config_path, err))
+        return false;
+    if (jamba_config_read(config_path, &config, err))
+        e->weights = weights_shapes(&config, err);
+    free(folder);
+    free(config_path);
+    if (e->weights != NULL && list_modules(e, options, err))
+        return true;
+    engine_close(e);
+    return false;
+}
+
+void engine_close(struct engine *e)
+{
+    jamba_free(&e->jamba);
+    free(e->stream.ids);
+    free(e->stream.targets);
+    free(e->stream.doc_start);
+    lora_adapter_free(&e->adapter);
+    lora_config_free(&e->lora);
+    free(e->choices);
+    free(e->modules);
+    weights_close(e->weights);
+    arena_free(&e->adapter_arena);
+    arena_free(&e->saved);
+    arena_free(&e->scratch);
+    *e = (struct engine){ 0 };
+}
+
+static bool allocate_choices(struct engine *e, struct err *err)
+{
+    free(e->choices);
+    e->choices = calloc((size_t)e->n_module, sizeof *e->choices);
+    return e->choices != NULL || err_no_memory(err, "the list of modules");
+}
+
+bool engine_choose(struct engine *e, const struct lora_config *lora, struct err *err)
+{
+    return allocate_choices(e, err) && lora_choose(lora, e->modules, e->n_module, e->choices, err);
+}
+
+bool engine_choose_from(struct engine *e, const char *adapter_dir, struct err *err)
+{
+    return allocate_choices(e, err) && peft_read_config(adapter_dir, &e->lora, err) &&
+           peft_choices_from_tensors(adapter_dir, e->modules, e->n_module, &e->lora, e->choices,
+                                     err);
+}
+
+struct plan_subject engine_subject(const struct engine *e, bool training)
+{
+    return (struct plan_subject){ .be = &e->be,
+                                  .weights = e->weights,
+                                  .modules = e->modules,
+                                  .n_module = e->n_module,
+                                  .choices = e->choices,
+                                  .training = training };
+}
+
+static bool allocate_stream(struct stream *s, int64_t n_tok, struct err *err)
+{
+    *s = (struct stream){ .tok_cap = n_tok, .doc_cap = n_tok };
+    s->ids = calloc((size_t)n_tok, sizeof *s->ids);
+    s->targets = calloc((size_t)n_tok, sizeof *s->targets);
+    s->doc_start = calloc((size_t)n_tok + 1, sizeof *s->doc_start);
+    return (s->ids != NULL && s->targets != NULL && s->doc_start != NULL) ||
+           err_no_memory(err, "the stream of tokens");
+}
+
+static bool allocate_adapter(struct engine *e, const struct engine_memory *memory, struct err *err)
+{
+    const struct lora_adapter_args args = { e->modules, e->n_module, e->choices, &e->adapter_arena,
+                                            memory->training };
+    if (!arena_init(&e->adapter_arena, "adapter", memory->bytes.adapter, err) ||
+        !lora_adapter_init(&e->adapter, &args, err))
+        return false;
+    if (memory->adapter_dir != NULL)
+        return peft_read_tensors(memory->adapter_dir, &e->adapter, err);
+    lora_adapter_reset(&e->adapter, memory->seed);
+    return true;
+}
+
+bool engine_allocate(struct engine *e, const struct engine_memory *memory, struct err *err)
+{
+    if (!arena_init(&e->scratch, "scratch", memory->bytes.scratch, err) ||
+        !arena_init(&e->saved, "saved", memory->bytes.saved, err) ||
+        (e->choices != NULL && !allocate_adapter(e, memory, err)) ||
+        !allocate_stream(&e->stream, memory->shape.pass_tokens, err))
+        return false;
+    e->be.scratch = &e->scratch;
+    e->jamba = (struct jamba){ .be = &e->be,
+                               .saved = &e->saved,
+                               .config = weights_config(e->weights),
+                               .weights = e->weights,
+                               .adapter = e->choices == NULL ? NULL : &e->adapter,
+                               .chunk_tokens = memory->shape.chunk_tokens,
+                               .recompute = memory->shape.recompute };
+    return jamba_init(&e->jamba, memory->shape.pass_tokens, memory->shape.pass_tokens, err);
+}

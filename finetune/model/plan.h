@@ -1,0 +1,63 @@
+/* Memory, before anything is allocated: the real forward and backward run over measuring arenas
+ * with the plan backend (kernels/plan), so the plan is the allocation. What depends on data is
+ * planned at its bound.
+ */
+#ifndef FINETUNE_MODEL_PLAN_H
+#define FINETUNE_MODEL_PLAN_H
+
+#include "finetune/model/jamba.h"
+#include "finetune/model/weights.h"
+#include "kernels/core/backend.h"
+#include "lora/module.h"
+#include "lora/target.h"
+
+/* What is planned for. */
+struct plan_subject {
+    const struct backend *be; /* the backend that will run */
+    struct weights *weights;  /* opened, or weights_shapes */
+    const struct lora_module *modules;
+    int64_t n_module;
+    const struct lora_choice *choices; /* (n_module), or NULL: no adapter */
+    bool training;                     /* gradients, moments, backward; else forward only */
+    bool dropout, balance;             /* the step has them */
+};
+
+/* How a step is walked. */
+struct plan_shape {
+    int64_t pass_tokens, chunk_tokens;
+    enum recompute recompute;
+};
+
+struct plan_bytes {
+    size_t weights; /* ours, and mapped from files */
+    size_t adapter, saved, scratch;
+    size_t total;
+};
+
+bool plan_measure(const struct plan_subject *subject, const struct plan_shape *shape,
+                  struct plan_bytes *out, struct err *err);
+
+/* What is asked of plan_choose. */
+struct plan_wish {
+    int64_t step_tokens;  /* most tokens of a step */
+    int64_t longest;      /* longest document: a pass holds at least one */
+    int64_t chunk_tokens; /* 0: free */
+    int recompute;        /* an enum recompute, or -1: free */
+    size_t budget;        /* bytes for everything */
+};
+
+/* The fastest shape that fits: no recomputation where possible, passes of at most PLAN_PASS_TOKENS;
+ * then smaller passes, then recomputation, then smaller chunks. When nothing fits, false with what
+ * the smallest needs and which keys would change that; *shape and *bytes are then those of the
+ * smallest. */
+enum { PLAN_PASS_TOKENS = 8192, PLAN_CHUNK_TOKENS = 2048 };
+bool plan_choose(const struct plan_subject *subject, const struct plan_wish *wish,
+                 struct plan_shape *shape, struct plan_bytes *bytes, struct err *err);
+
+/* "none", "scan", "layer". */
+const char *recompute_name(enum recompute recompute);
+
+/* Bytes of memory of this machine. */
+size_t plan_machine_memory(void);
+
+#endif

@@ -1,0 +1,52 @@
+#include "finetune/train/optim.h"
+
+#include <math.h>
+
+#include "kernels/ops.h"
+
+double optim_grad_norm(struct backend *be, const struct lora_adapter *adapter)
+{
+    double sum = 0;
+    op_sum_squares(
+        be, &(struct sum_squares_args){ .x = adapter->grads, .sum = &sum, .n = adapter->n_param });
+    return sqrt(sum);
+}
+
+double optim_clip(double max_norm, double norm)
+{
+    if (max_norm == 0)
+        return 1;
+    const double scale = max_norm / (norm + 1e-6);
+    return scale < 1 ? scale : 1;
+}
+
+static double rate_of(const struct recipe *r, enum lora_group group)
+{
+    if (r->loraplus_lr_ratio == 0 || group == LORA_GROUP_A)
+        return r->learning_rate;
+    return group == LORA_GROUP_B ? r->learning_rate * r->loraplus_lr_ratio
+                                 : r->loraplus_lr_embedding;
+}
+
+void optim_step(struct backend *be, struct lora_adapter *adapter, const struct recipe *recipe,
+                double factor, double grad_scale, int64_t count)
+{
+    for (int64_t i = 0; i < adapter->n_range; i++) {
+        const struct lora_range *range = &adapter->ranges[i];
+        op_adamw(be, &(struct adamw_args){
+                         .p = adapter->params + range->begin,
+                         .m = adapter->m + range->begin,
+                         .v = adapter->v + range->begin,
+                         .g = adapter->grads + range->begin,
+                         .n = range->end - range->begin,
+                         .lr = factor * rate_of(recipe, range->group),
+                         .beta1 = recipe->adam_beta1,
+                         .beta2 = recipe->adam_beta2,
+                         .eps = recipe->adam_epsilon,
+                         .weight_decay = recipe->weight_decay,
+                         .bias_correction1 = 1 - pow(recipe->adam_beta1, (double)count),
+                         .bias_correction2 = 1 - pow(recipe->adam_beta2, (double)count),
+                         .grad_scale = grad_scale,
+                     });
+    }
+}

@@ -147,7 +147,8 @@ static bool each(json_t *node, const char *key, token_node_visit *add, void *int
                        members == NULL ? "missing" : json_type_name(members));
     for (size_t i = 0; i < json_array_size(members); i++) {
         char here[NODE_PLACE_SIZE];
-        snprintf(here, sizeof here, "%s.%s[%zu]", place, key, i);
+        /* A place too long for its buffer loses its tail, never the member. */
+        snprintf(here, sizeof here, "%.200s.%s[%zu]", place, key, i);
         if (!each(json_array_get(members, i), key, add, into, here, depth + 1, err))
             return false;
     }

@@ -3,7 +3,7 @@
  *
  *     struct lora_pattern_set set = { 0 };
  *     double r = config.r;
- *     ok = lora_patterns_compile(&set, "lora_rank_pattern", patterns, n, err) &&
+ *     ok = lora_patterns_compile(&set, "rank_pattern", patterns, n, err) &&
  *          lora_patterns_value(&set, module.path, &r, err);
  *     lora_patterns_free(&set);
  */

@@ -20,10 +20,10 @@
 /* The recipe keys that messages name (axolotl's where it has one). */
 #define LORA_KEY_TARGETS "lora_target_modules"
 #define LORA_KEY_EXCLUDE "lora_exclude_modules"
-#define LORA_KEY_LAYERS "peft_layers_to_transform"
-#define LORA_KEY_RSLORA "peft_use_rslora"
-#define LORA_KEY_RANK_PATTERN "lora_rank_pattern"
-#define LORA_KEY_ALPHA_PATTERN "lora_alpha_pattern"
+#define LORA_KEY_LAYERS "lora_layers_to_transform"
+#define LORA_KEY_RSLORA "use_rslora"
+#define LORA_KEY_RANK_PATTERN "rank_pattern"
+#define LORA_KEY_ALPHA_PATTERN "alpha_pattern"
 
 enum { LORA_MAX_RANK = 1 << 20 };
 

@@ -63,12 +63,12 @@ void cli_note(const char *format, ...)
 
 int cli_end_output(void)
 {
-    errno = 0;
-    if (fflush(stdout) == 0 && !ferror(stdout))
+    /* An earlier write may have failed; nothing failed since, so that its reason is still there. */
+    const bool flushed = fflush(stdout) == 0;
+    if (flushed && !ferror(stdout))
         return 0;
     struct err err = { 0 };
-    err_set(&err, ERR_IO, "stdout: writing failed%s%s", errno != 0 ? ": " : "",
-            errno != 0 ? strerror(errno) : "");
+    err_set(&err, ERR_IO, "stdout: writing failed: %s", strerror(errno));
     return cli_fail(&err);
 }
 

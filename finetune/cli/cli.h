@@ -92,6 +92,9 @@ int cli_end_output(void);
 /* The same after printing the value as indented JSON, which is given up. NULL: out of memory. */
 int cli_end_json(json_t *value);
 
+/* A JSON string of bytes that may not be UTF-8 (a path): what JSON cannot hold becomes '?'. */
+json_t *cli_json_string(const char *s);
+
 /* Facts as JSON, or for reading: an object's members line by line, a list of objects as a table.
  * facts is given up; NULL: out of memory. Returns 0 or the exit code. */
 int cli_end_facts(json_t *facts, bool as_json);

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
-#include <unistd.h>
 
 #include <dnnl.h>
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -15,6 +14,7 @@
 
 #include "finetune/cli/cli.h"
 #include "finetune/cli/commands.h"
+#include "finetune/model/plan.h"
 #include "kernels/core/dtype.h"
 #include "kernels/cpu/cpu.h"
 
@@ -32,6 +32,8 @@ const char cmd_env_help[] =
     "  jambatune env\n"
     "  jambatune env --json | jq -r .kernels\n";
 
+#define STRING_OF(token) #token
+#define STRING(macro) STRING_OF(macro)
 #if defined(__clang__)
 #define COMPILER "clang " __clang_version__
 #else
@@ -85,13 +87,13 @@ static json_t *collect(void)
     cpu_backend_init(&be, NULL, 0);
     processor_name(cpu);
     uname(&system);
-    const int64_t memory = (int64_t)sysconf(_SC_PHYS_PAGES) * (int64_t)sysconf(_SC_PAGESIZE);
-    return json_pack("{s:s, s:s, s:s, s:i, s:s+++, s:s, s:i, s:s, s:o, s:I, s:o, s:s}", "version",
+    return json_pack("{s:s, s:s, s:s, s:s, s:s+++, s:s, s:i, s:s, s:o, s:I, s:o, s:s}", "version",
                      JAMBATUNE_VERSION, "compiler", COMPILER, "real",
-                     REAL_IS_DOUBLE ? "double (for tests)" : "float", "openmp", _OPENMP, "system",
-                     system.sysname, " ", system.release, "", "processor", cpu, "threads",
+                     REAL_IS_DOUBLE ? "double (for tests)" : "float", "openmp", STRING(_OPENMP),
+                     "system", system.sysname, " ", system.release, "", "processor", cpu, "threads",
                      be.n_thread, "kernels", be.name, "variants", kernel_variants(), "memory_bytes",
-                     (json_int_t)memory, "libraries", library_versions(), "cuda", "not built");
+                     (json_int_t)plan_machine_memory(), "libraries", library_versions(), "cuda",
+                     "not built");
 }
 
 int cmd_env(int argc, char **argv)

@@ -12,6 +12,7 @@
 #include "finetune/train/evaluate.h"
 #include "kernels/core/file.h"
 #include "kernels/core/text.h"
+#include "kernels/cpu/cpu.h"
 
 const char cmd_eval_help[] =
     "usage: jambatune eval [RECIPE] [key=value ...] [--adapter DIR] [--data FILE] [--logprobs "
@@ -192,7 +193,8 @@ static int eval(const struct recipe *recipe, const struct eval_options *o)
     struct evaluation v = { 0 };
     const struct engine_options options = { .base_model = recipe->base_model,
                                             .seed = recipe->seed,
-                                            .threads = (int)recipe->threads };
+                                            .threads = (int)recipe->threads,
+                                            .bf16 = recipe->precision == PRECISION_BF16 && cpu_has_bf16() };
     const bool ok = engine_open(&e, &options, &err) &&
                     (o->adapter == NULL || engine_choose_from(&e, o->adapter, &err)) &&
                     load_data(&d, recipe, weights_config(e.weights), o, &err) &&

@@ -1,4 +1,5 @@
 /* jambatune tokenize: records -> token ids, one object a line, and back. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +9,8 @@
 #include "finetune/cli/base.h"
 #include "finetune/cli/cli.h"
 #include "finetune/cli/commands.h"
+#include "kernels/core/json.h"
+#include "kernels/core/text.h"
 
 const char cmd_tokenize_help[] =
     "usage: jambatune tokenize MODEL FILE [--type TYPE] [--train-on-inputs]\n"
@@ -20,7 +23,7 @@ const char cmd_tokenize_help[] =
     "\n"
     "MODEL is a checkpoint's folder, or a hub name in the local Hugging Face cache.\n"
     "FILE is JSONL or one JSON list, plain or .gz, or a folder of such files; '-' is\n"
-    "the standard input.\n"
+    "JSONL from the standard input.\n"
     "\n"
     "Options:\n"
     "  --type TYPE         text, completion or input_ids (default: by the fields of\n"
@@ -103,21 +106,70 @@ static bool convert(struct tokenizing *t, json_t *json, const char *place, struc
     return !t->line.failed || err_no_memory(err, "a line of output");
 }
 
+static bool convert_and_print(struct tokenizing *t, json_t *json, const char *place,
+                              struct err *err)
+{
+    if (!convert(t, json, place, err))
+        return false;
+    fwrite(t->line.data, 1, t->line.len, stdout);
+    return true;
+}
+
 /* Goes on until the data end, or the output cannot be written (which cli_end_output reports). */
-static bool convert_all(struct tokenizing *t, struct err *err)
+static bool convert_source(struct tokenizing *t, struct err *err)
 {
     struct source *s = source_open(t->from.path, err);
     json_t *json = NULL;
     enum source_result result = SOURCE_ERROR;
     bool ok = s != NULL;
     while (ok && !ferror(stdout) && (result = source_next(s, &json, err)) == SOURCE_RECORD) {
-        ok = convert(t, json, source_place(s), err);
+        ok = convert_and_print(t, json, source_place(s), err);
         json_decref(json);
-        if (ok)
-            fwrite(t->line.data, 1, t->line.len, stdout);
     }
     source_close(s);
     return ok && (result != SOURCE_ERROR || ferror(stdout));
+}
+
+static bool convert_line(struct tokenizing *t, const char *line, size_t n, int64_t number,
+                         struct err *err)
+{
+    char place[48];
+    snprintf(place, sizeof place, "standard input:%" PRId64, number);
+    if (strspn(line, " \t\r\n") == n)
+        return true;
+    if (n > SOURCE_RECORD_MAX)
+        return err_set(err, ERR_DATA, "%s: is longer than %d MiB; expected one record a line",
+                       place, SOURCE_RECORD_MAX >> 20);
+    if (memchr(line, '\0', n) != NULL)
+        return err_set(err, ERR_DATA, "%s: not valid JSON: has a zero byte", place);
+    json_t *json = json_parse(line, n, place, err);
+    if (json == NULL)
+        return false;
+    bool ok = json_is_object(json) ||
+              err_set(err, ERR_DATA, "%s: is %s; expected an object", place, json_type_name(json));
+    ok = ok && convert_and_print(t, json, place, err);
+    json_decref(json);
+    return ok;
+}
+
+/* A pipe cannot be read as a file of unknown layout is: lines only. */
+static bool convert_stdin(struct tokenizing *t, struct err *err)
+{
+    char *line = NULL;
+    size_t cap = 0;
+    bool ok = true;
+    for (int64_t number = 1; ok && !ferror(stdout); number++) {
+        errno = 0;
+        const ssize_t n = getline(&line, &cap, stdin);
+        if (n < 0) {
+            if (!feof(stdin))
+                ok = err_set(err, ERR_IO, "standard input: %s", strerror(errno));
+            break;
+        }
+        ok = convert_line(t, line, (size_t)n, number, err);
+    }
+    free(line);
+    return ok;
 }
 
 static bool type_by_name(const char *name, enum data_type *type, struct err *err)
@@ -173,15 +225,16 @@ static bool prepare(struct tokenizing *t, const char *model, struct err *err)
 
 int cmd_tokenize(int argc, char **argv)
 {
-    static const char standard_input[] = "/dev/stdin";
     struct tokenizing t = { .decode = false };
     struct cli_words words;
     struct err err = { 0 };
     bool ok = parse(argc, argv, &t, &words, &err) && prepare(&t, words.args[0], &err);
-    if (ok) {
-        const bool is_stdin = strcmp(words.args[1], "-") == 0;
-        t.from.path = is_stdin ? text_copy(standard_input) : text_copy(words.args[1]);
-        ok = (t.from.path != NULL || err_no_memory(&err, words.args[1])) && convert_all(&t, &err);
+    if (ok && strcmp(words.args[1], "-") == 0) {
+        ok = convert_stdin(&t, &err);
+    } else if (ok) {
+        t.from.path = text_copy(words.args[1]);
+        ok =
+            (t.from.path != NULL || err_no_memory(&err, words.args[1])) && convert_source(&t, &err);
     }
     if (ok && t.n_empty > 0)
         cli_note("%" PRId64 " records are empty: training drops them", t.n_empty);

@@ -13,9 +13,11 @@
 #include "finetune/cli/base.h"
 #include "finetune/cli/cli.h"
 #include "finetune/cli/commands.h"
+#include "finetune/cli/print.h"
 #include "finetune/model/weights.h"
+#include "finetune/train/loop.h"
 #include "kernels/core/file.h"
-#include "lora/format_peft.h"
+#include "kernels/core/text.h"
 
 const char cmd_validate_help[] =
     "usage: jambatune validate RECIPE [key=value ...]\n"
@@ -41,10 +43,8 @@ enum { MAX_BAD_RECORDS = 20 }; /* printed of each data set */
 struct check {
     const struct recipe *recipe;
     struct base base;
-    bool has_config;
-    bool is_data_whole; /* all data sets could be read */
-    int code;           /* of the first fault */
-    struct text out;
+    bool can_read; /* config and tokenizer are there */
+    int code;      /* of the first fault */
 };
 
 static void complain(struct check *c, const struct err *err)
@@ -54,29 +54,29 @@ static void complain(struct check *c, const struct err *err)
         c->code = code;
 }
 
-static void put_count(struct text *out, int64_t n, const char *what)
+static void put_count(int64_t n, const char *what)
 {
     char digits[32];
     text_count(digits, n);
-    text_printf(out, "%s %s", digits, what);
+    printf("%s %s", digits, what);
 }
 
 /* ---- the base model ---- */
 
-static void put_model(struct check *c)
+static void put_model(const char *name, const struct jamba_config *m)
 {
-    const struct jamba_config *m = &c->base.config;
     int64_t n_attention = 0, n_moe = 0;
     for (int64_t l = 0; l < m->num_hidden_layers; l++) {
         n_attention += jamba_is_attention(m, l);
         n_moe += jamba_is_moe(m, l);
     }
-    text_printf(&c->out,
-                "model       %s: %" PRId64 " layers (%" PRId64 " Mamba, %" PRId64
-                " attention; %" PRId64 " dense, %" PRId64 " MoE), ",
-                c->recipe->base_model, m->num_hidden_layers, m->num_hidden_layers - n_attention,
-                n_attention, m->num_hidden_layers - n_moe, n_moe);
-    put_count(&c->out, jamba_param_count(m), "parameters\n");
+    printf("model       %s: ", name);
+    put_count(m->num_hidden_layers, "layers (");
+    put_count(m->num_hidden_layers - n_attention, "Mamba, ");
+    put_count(n_attention, "attention; ");
+    put_count(m->num_hidden_layers - n_moe, "dense, ");
+    put_count(n_moe, "MoE), ");
+    put_count(jamba_param_count(m), "parameters\n");
 }
 
 /* Opening maps the files and compares every name, type and shape; no matrix is read. Random weights
@@ -95,23 +95,16 @@ static void check_weights(struct check *c)
 static void check_model(struct check *c)
 {
     struct err err = { 0 };
-    const bool ok = base_open(c->recipe->base_model, &c->base, &err);
-    c->has_config = c->base.config.num_hidden_layers > 0;
-    if (!ok)
+    c->can_read = base_open(c->recipe->base_model, &c->base, &err);
+    if (!c->can_read)
         complain(c, &err);
-    if (!c->has_config)
+    if (!c->base.has_config)
         return;
-    put_model(c);
+    put_model(c->recipe->base_model, &c->base.config);
     check_weights(c);
-    if (c->base.config.attention_dropout > 0) {
-        err_set(&err, ERR_DATA,
-                "%s: 'attention_dropout' is %g; expected 0: it cannot be trained with",
-                c->base.config_path, c->base.config.attention_dropout);
-        complain(c, &err);
-    }
 }
 
-/* ---- the adapter ---- */
+/* ---- the run ---- */
 
 static void warn_lines(struct text *warnings)
 {
@@ -125,38 +118,47 @@ static void warn_lines(struct text *warnings)
     text_free(warnings);
 }
 
-static void put_targets(struct check *c, const struct base_targets *t, const struct lora_summary *s)
+/* Targets, what is not supported, and whether memory is enough, by the trainer's own plan. A
+ * `longest` of 0: the data could not be read, and their bound may not fit where they would. Returns
+ * whether the targets were looked at. */
+static bool check_plan(struct check *c, const struct recipe *recipe, int64_t longest)
 {
-    const struct lora_config *lora = base_lora_config(c->recipe, t);
-    const double all = (double)jamba_param_count(&c->base.config);
-    text_printf(&c->out, "adapter     %s%sr %" PRId64 ", alpha %g, ",
-                t->is_continued ? c->recipe->lora_model_dir : "",
-                t->is_continued ? " goes on: " : "", lora->r, lora->alpha);
-    put_count(&c->out, s->total.n_param, "parameters");
-    text_printf(&c->out, ", %.3g %% of the model's\n", 100 * (double)s->total.n_param / all);
-    base_put_targets(s, &c->out);
-}
-
-static void check_targets(struct check *c)
-{
-    struct err err = { 0 };
-    struct base_targets t = { 0 };
-    struct lora_summary summary;
-    if (!c->has_config)
-        return;
-    if (!base_choose(&c->base, c->recipe, &t, &err) ||
-        !lora_summarize(t.modules, t.n_module, t.choices, &summary, &err)) {
-        complain(c, &err);
-    } else {
-        const struct peft_model_facts facts = { .base_model = c->recipe->base_model,
-                                                .tied = c->base.config.tie_word_embeddings };
-        struct text warnings = { 0 };
-        put_targets(c, &t, &summary);
-        peft_warnings(t.modules, t.n_module, t.choices, base_lora_config(c->recipe, &t), &facts,
-                      &warnings);
+    struct trainer t = { 0 };
+    struct err err = { 0 }, table = { 0 };
+    struct text warnings = { 0 };
+    const bool ok = trainer_open_shapes(&t, recipe, &err);
+    const bool looked = t.engine.choices != NULL;
+    if (ok || t.bytes.total > 0) {
+        if (!print_targets(stdout, t.engine.modules, t.engine.n_module, t.engine.choices, &table))
+            complain(c, &table);
+        trainer_warnings(&t, &warnings);
         warn_lines(&warnings);
     }
-    base_targets_free(&t);
+    if (ok)
+        print_plan(stdout, &t.shape, &t.bytes, 0);
+    else if (longest > 0 || err.code != ERR_NO_MEMORY)
+        complain(c, &err);
+    trainer_close(&t);
+    return looked;
+}
+
+/* A device or precision that is not there must not hide what is wrong with the targets. */
+static void check_run(struct check *c, int64_t longest)
+{
+    struct recipe recipe = *c->recipe; /* borrows */
+    if (!c->base.has_config)
+        return;
+    if (longest > 0)
+        recipe.data.sequence_len = longest;
+    bool looked = check_plan(c, &recipe, longest);
+    if (!looked && recipe.device == DEVICE_CUDA) {
+        recipe.device = DEVICE_AUTO;
+        looked = check_plan(c, &recipe, longest);
+    }
+    if (!looked && recipe.precision == PRECISION_BF16) {
+        recipe.precision = PRECISION_AUTO;
+        check_plan(c, &recipe, longest);
+    }
 }
 
 /* ---- data ---- */
@@ -195,13 +197,15 @@ static void complain_of_records(struct check *c, const struct data_source *sourc
     while (s != NULL && source_next(s, &json, &err) == SOURCE_RECORD) {
         const char *place = source_place(s);
         err = (struct err){ 0 };
-        const bool ok =
-            (from.type != DATA_AUTO || record_guess(json, &from, place, &from.type, &err)) &&
-            check_record(json, &from, options, place, &record, &err);
+        const bool has_type =
+            from.type != DATA_AUTO || record_guess(json, &from, place, &from.type, &err);
+        const bool ok = has_type && check_record(json, &from, options, place, &record, &err);
+        json_decref(json);
         if (!ok && !starts_with_place(first->text, place) && ++n_bad < MAX_BAD_RECORDS)
             complain(c, &err);
-        json_decref(json);
         err = (struct err){ 0 };
+        if (options->record.tokenizer == NULL && from.type != DATA_INPUT_IDS)
+            break; /* no text can be read: said of the first */
     }
     if (err.code != ERR_NONE && strcmp(err.text, first->text) != 0)
         complain(c, &err); /* bytes that are no record: nothing behind them can be read */
@@ -212,36 +216,37 @@ static void complain_of_records(struct check *c, const struct data_source *sourc
     source_close(s);
 }
 
-static void put_loss(struct text *out, int64_t n, const char *what)
+static void put_odd(int64_t n, const char *what)
 {
-    char digits[32];
-    text_count(digits, n);
-    if (n > 0)
-        text_printf(out, "            %s %s\n", digits, what);
+    if (n == 0)
+        return;
+    printf("            ");
+    put_count(n, what);
 }
 
-static void put_data(struct text *out, const char *name, const struct data_source *source,
+static void put_data(const char *name, const struct data_source *source,
                      const struct document_report *r)
 {
-    text_printf(out, "%-11s %s (%s%s): ", name, source->path, record_type_name(r->type),
-                r->guessed ? ", guessed from the first record" : "");
-    put_count(out, r->n_record, "records, ");
-    put_count(out, r->n_doc, "documents, ");
-    put_count(out, r->n_tok, "tokens, ");
-    put_count(out, r->n_target, "with loss, ");
-    put_count(out, r->longest, "in the longest\n");
-    put_loss(out, r->n_blank_line, "blank lines passed over");
-    put_loss(out, r->n_empty, "records dropped: empty");
-    put_loss(out, r->n_too_long, "records dropped: longer than sequence_len");
-    put_loss(out, r->n_untargeted, "documents dropped: nothing in them carries loss");
-    put_loss(out, r->n_truncated, "records truncated to sequence_len");
-    put_loss(out, r->n_cut_tok, "tokens lost by that");
-    put_loss(out, r->n_split, "records split at sequence_len");
-    put_loss(out, r->n_piece, "pieces made of them");
-    put_loss(out, r->n_cut_target, "targets lost at the cuts");
+    printf("%-11s %s (%s%s): ", name, source->path, record_type_name(r->type),
+           r->guessed ? ", by the fields of the first record" : "");
+    put_count(r->n_record, "records, ");
+    put_count(r->n_doc, "documents, ");
+    put_count(r->n_tok, "tokens, ");
+    put_count(r->n_target, "with loss; the longest has ");
+    put_count(r->longest, "tokens\n");
+    put_odd(r->n_blank_line, "blank lines skipped\n");
+    put_odd(r->n_empty, "records dropped: empty\n");
+    put_odd(r->n_too_long, "records dropped: longer than sequence_len\n");
+    put_odd(r->n_untargeted, "documents dropped: nothing in them carries loss\n");
+    put_odd(r->n_truncated, "records cut to sequence_len\n");
+    put_odd(r->n_cut_tok, "tokens lost by that\n");
+    put_odd(r->n_split, "records split at sequence_len\n");
+    put_odd(r->n_piece, "pieces made of them\n");
+    put_odd(r->n_cut_target, "targets lost at the cuts\n");
 }
 
-static void load_sources(struct check *c, const char *name, const struct data_source *sources,
+/* Whether all of them could be read. */
+static bool load_sources(struct check *c, const char *name, const struct data_source *sources,
                          int64_t n, struct document_set *set)
 {
     const struct document_options options = {
@@ -249,31 +254,32 @@ static void load_sources(struct check *c, const char *name, const struct data_so
         .sequence_len = c->recipe->data.sequence_len,
         .excess = c->recipe->data.excess,
     };
+    bool all = true;
     for (int64_t i = 0; i < n; i++) {
         struct document_report report = { 0 };
         struct err err = { 0 };
         if (document_load(set, &sources[i], &options, &report, &err)) {
-            put_data(&c->out, name, &sources[i], &report);
+            put_data(name, &sources[i], &report);
         } else {
             complain_of_records(c, &sources[i], &options, &err);
-            c->is_data_whole = false;
+            all = false;
         }
     }
+    return all;
 }
 
-/* Documents, tokens and targets of one side of the split. */
-static void put_part(struct text *out, const char *name, const struct document_set *set,
-                     const int64_t *docs, int64_t n)
+static void put_part(const char *name, const struct document_set *set, const int64_t *docs,
+                     int64_t n)
 {
     int64_t n_tok = 0, n_target = 0;
     for (int64_t i = 0; i < n; i++) {
         n_tok += set->start[docs[i] + 1] - set->start[docs[i]];
         n_target += set->n_target[docs[i]];
     }
-    text_printf(out, "%-11s ", name);
-    put_count(out, n, "documents, ");
-    put_count(out, n_tok, "tokens, ");
-    put_count(out, n_target, "with loss\n");
+    printf("%-11s ", name);
+    put_count(n, "documents, ");
+    put_count(n_tok, "tokens, ");
+    put_count(n_target, "with loss\n");
 }
 
 static void check_steps(struct check *c, const struct document_set *set)
@@ -283,39 +289,55 @@ static void check_steps(struct check *c, const struct document_set *set)
     struct batcher batcher = { 0 };
     struct err err = { 0 };
     int64_t n_step = 0;
-    const bool ok = batch_split_validation(set, &r->data, &split, &err) &&
-                    batcher_init(&batcher, set, split.train, split.n_train, &r->data, &err) &&
-                    batcher_total_steps(&batcher, r->num_epochs, r->max_steps, &n_step, &err);
-    if (!ok) {
+    if (!batch_split_validation(set, &r->data, &split, &err) ||
+        !batcher_init(&batcher, set, split.train, split.n_train, &r->data, &err) ||
+        !batcher_total_steps(&batcher, r->num_epochs, r->max_steps, &n_step, &err)) {
         complain(c, &err);
     } else {
         const struct batch_bounds bounds = batcher_bounds(&batcher);
-        put_part(&c->out, "training", set, split.train, split.n_train);
+        put_part("training", set, split.train, split.n_train);
         if (split.n_validation > 0)
-            put_part(&c->out, "validation", set, split.validation, split.n_validation);
-        text_puts(&c->out, "steps       ");
-        put_count(&c->out, n_step, "of at most ");
-        put_count(&c->out, bounds.n_doc, "documents and ");
-        put_count(&c->out, bounds.n_tok, "tokens\n");
+            put_part("validation", set, split.validation, split.n_validation);
+        printf("steps       ");
+        put_count(n_step, "(");
+        put_count(schedule_of(r, n_step).warmup, "of them warm-up), of at most ");
+        put_count(bounds.n_doc, "documents and ");
+        put_count(bounds.n_tok, "tokens\n");
     }
     batcher_free(&batcher);
     batch_split_free(&split);
 }
 
-static void check_data(struct check *c)
+static int64_t longest_of(const struct document_set *set)
+{
+    int64_t longest = 0;
+    for (int64_t d = 0; d < set->n_doc; d++) {
+        const int64_t n = set->start[d + 1] - set->start[d];
+        longest = n > longest ? n : longest;
+    }
+    return longest;
+}
+
+/* Tokens of the longest document; 0 when the data could not all be read. */
+static int64_t check_data(struct check *c)
 {
     const struct data_config *data = &c->recipe->data;
     struct document_set train = { 0 }, validation = { 0 };
-    c->is_data_whole = true;
-    if (!c->has_config) /* ids have no bound then, and texts mostly no tokenizer */
-        return;
-    load_sources(c, "data", data->train, data->n_train, &train);
-    const bool is_train_whole = c->is_data_whole;
-    load_sources(c, "validation", data->validation, data->n_validation, &validation);
-    if (is_train_whole)
+    int64_t longest = 0;
+    if (!c->can_read)
+        return 0;
+    const bool has_train = load_sources(c, "data", data->train, data->n_train, &train);
+    const bool has_validation =
+        load_sources(c, "validation", data->validation, data->n_validation, &validation);
+    if (has_train)
         check_steps(c, &train);
+    if (has_train && has_validation) {
+        const int64_t a = longest_of(&train), b = longest_of(&validation);
+        longest = a > b ? a : b;
+    }
     document_set_free(&train);
     document_set_free(&validation);
+    return longest;
 }
 
 /* ---- the rest ---- */
@@ -331,39 +353,26 @@ static void check_output(struct check *c)
     complain(c, &err);
 }
 
-static int finish(struct check *c)
-{
-    if (c->code == 0 && c->out.failed) {
-        struct err err = { 0 };
-        err_no_memory(&err, "the report");
-        return cli_fail(&err);
-    }
-    if (c->out.data != NULL)
-        fputs(c->out.data, stdout);
-    const int code = cli_end_output();
-    return c->code != 0 ? c->code : code;
-}
-
 int cmd_validate(int argc, char **argv)
 {
     struct cli_words words;
     struct err err = { 0 };
     if (!cli_parse(argc, argv, NULL, 0, &words, &err) ||
-        !cli_expect_args(&words, 1, 1, "validate RECIPE [key=value ...]", &err))
+        !cli_expect_args(&words, 1, 1, "jambatune validate RECIPE [key=value ...]", &err))
         return cli_fail(&err);
     struct recipe recipe = { 0 };
     const int code = cli_load_recipe(words.args[0], &words, RECIPE_NEED_TRAIN, &recipe);
     if (code != 0)
         return code;
     struct check c = { .recipe = &recipe };
-    text_printf(&c.out, "recipe      %s\n", words.args[0]);
     check_model(&c);
-    check_targets(&c);
-    check_data(&c);
+    const int64_t longest = check_data(&c);
+    check_run(&c, longest);
     check_output(&c);
-    const int result = finish(&c);
-    text_free(&c.out);
+    if (c.code == 0)
+        printf("%s: nothing found wrong\n", words.args[0]);
+    const int written = cli_end_output();
     base_close(&c.base);
     recipe_free(&recipe);
-    return result;
+    return c.code != 0 ? c.code : written;
 }

@@ -145,7 +145,7 @@ static int name_width(json_t *object)
     return width;
 }
 
-static void put_object(json_t *object, const char *indent, struct text *out)
+static void put_object(json_t *object, int indent, struct text *out)
 {
     const int width = name_width(object);
     const char *name;
@@ -153,18 +153,28 @@ static void put_object(json_t *object, const char *indent, struct text *out)
     json_object_foreach(object, name, value)
     {
         if (is_table(value)) {
-            text_printf(out, "%s%s\n", indent, name);
+            text_printf(out, "%*s%s\n", indent, "", name);
             put_table(value, out);
         } else if (json_is_object(value)) {
-            text_printf(out, "%s%s\n", indent, name);
-            put_object(value, "  ", out);
+            text_printf(out, "%*s%s\n", indent, "", name);
+            put_object(value, indent + 2, out);
         } else {
             char *cell = cell_text(value);
-            text_printf(out, "%s%-*s  %s\n", indent, width, name, cell != NULL ? cell : "");
+            text_printf(out, "%*s%-*s  %s\n", indent, "", width, name, cell != NULL ? cell : "");
             out->failed = out->failed || cell == NULL;
             free(cell);
         }
     }
+}
+
+json_t *cli_json_string(const char *s)
+{
+    char *copy = text_copy(s);
+    if (copy != NULL)
+        report_clean(copy);
+    json_t *string = copy != NULL ? json_string(copy) : NULL;
+    free(copy);
+    return string;
 }
 
 int cli_end_facts(json_t *facts, bool as_json)
@@ -172,7 +182,7 @@ int cli_end_facts(json_t *facts, bool as_json)
     if (as_json || facts == NULL)
         return cli_end_json(facts);
     struct text out = { 0 };
-    put_object(facts, "", &out);
+    put_object(facts, 0, &out);
     json_decref(facts);
     const bool ok = !out.failed;
     if (ok && out.data != NULL)

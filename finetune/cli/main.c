@@ -9,9 +9,17 @@
 #include "kernels/core/text.h"
 
 static const struct cli_command commands[] = {
+    { "train", "fine-tune a model by a recipe", cmd_train_help, cmd_train },
     { "validate", "check a recipe, its model and its data", cmd_validate_help, cmd_validate },
     { "explain", "show what each key means and where its value comes from", cmd_explain_help,
       cmd_explain },
+    { "plan", "show the memory a run would take, before anything is loaded", cmd_plan_help,
+      cmd_plan },
+    { "eval", "measure loss and perplexity, with or without an adapter", cmd_eval_help, cmd_eval },
+    { "generate", "continue a prompt, with or without an adapter", cmd_generate_help,
+      cmd_generate },
+    { "generate", "continue a prompt, with or without an adapter", cmd_generate_help,
+      cmd_generate },
     { "tokenize", "turn records into token ids, or back", cmd_tokenize_help, cmd_tokenize },
     { "inspect", "show what is in a checkpoint, an adapter or a tensor file", cmd_inspect_help,
       cmd_inspect },

@@ -8,6 +8,7 @@
 static bool list_modules(struct engine *e, const struct engine_options *options, struct err *err)
 {
     cpu_backend_init(&e->be, &e->scratch, options->threads);
+    e->be.gemm_bf16 = options->bf16;
     e->n_module = jamba_modules(weights_config(e->weights), &e->modules);
     return e->n_module > 0 || err_no_memory(err, "the list of modules");
 }
@@ -124,4 +125,16 @@ bool engine_allocate(struct engine *e, const struct engine_memory *memory, struc
                                .chunk_tokens = memory->shape.chunk_tokens,
                                .recompute = memory->shape.recompute };
     return jamba_init(&e->jamba, memory->shape.pass_tokens, memory->shape.pass_tokens, err);
+}
+
+bool engine_allocate_generation(struct engine *e, int64_t chunk_tokens, const char *adapter_dir,
+                                struct err *err)
+{
+    struct engine_memory memory = {
+        .shape = { .pass_tokens = chunk_tokens, .chunk_tokens = chunk_tokens },
+        .adapter_dir = adapter_dir,
+    };
+    const struct plan_subject subject = engine_subject(e, false);
+    return plan_measure_generation(&subject, chunk_tokens, &memory.bytes, err) &&
+           engine_allocate(e, &memory, err);
 }

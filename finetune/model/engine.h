@@ -20,6 +20,7 @@ struct engine_options {
     const char *base_model;
     uint64_t seed; /* of random: weights */
     int threads;   /* 0: all processors */
+    bool bf16;     /* GEMM operands rounded to bfloat16; only where cpu_has_bf16 */
 };
 
 struct engine {
@@ -59,5 +60,11 @@ struct engine_memory {
     const char *adapter_dir; /* NULL: a fresh adapter */
 };
 bool engine_allocate(struct engine *e, const struct engine_memory *memory, struct err *err);
+
+/* The same for jamba_feed, chunk_tokens at a time: arenas as planned, the adapter read from
+ * adapter_dir (which modules it has was chosen with engine_choose_from; without that the base
+ * alone). */
+bool engine_allocate_generation(struct engine *e, int64_t chunk_tokens, const char *adapter_dir,
+                                struct err *err);
 
 #endif

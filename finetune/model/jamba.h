@@ -72,13 +72,26 @@ void jamba_free(struct jamba *m);
 void jamba_run(struct jamba *m, const struct stream *s, const struct jamba_pass *pass,
                struct jamba_result *result);
 
-/* Generation: the state of one sequence, owned by the caller. Memory grows only by the attention
- * layers' keys and values. */
+/* Generation: the state of one sequence, owned by the caller; any number of sequences may share a
+ * model.
+ *
+ *     struct jamba_state *state = jamba_state_new(&model, err);
+ *     ok = jamba_feed(&model, state, prompt, n, logits, err);
+ *     while (ok) { id = choose(logits); ... ok = jamba_feed(&model, state, &id, 1, logits, err); }
+ *     jamba_state_free(state);
+ *
+ * The model needs max_tok >= chunk_tokens, and arenas as plan_measure_generation says
+ * (engine_allocate_generation sees to both). Memory of the state grows with the sequence only by
+ * the attention layers' keys and values. */
 struct jamba_state;
 struct jamba_state *jamba_state_new(const struct jamba *m, struct err *err);
 void jamba_state_free(struct jamba_state *state);
+int64_t jamba_state_length(const struct jamba_state *state); /* tokens fed so far */
+size_t jamba_state_bytes(const struct jamba_state *state);
 
-/* Feeds n ids (n <= max_tok; any number at once) and writes the last one's logits (vocab). */
+/* Feeds n >= 1 ids, chunk_tokens at a time, and writes the last one's logits (vocab). Ids outside
+ * the vocabulary are an error, and then, or when memory for keys and values runs out, the state is
+ * as it was. */
 bool jamba_feed(struct jamba *m, struct jamba_state *state, const int32_t *ids, int64_t n,
                 real *logits, struct err *err);
 

@@ -41,45 +41,87 @@ static void measure_pass(struct jamba *m, const struct plan_subject *subject, in
     jamba_run(m, &s, &pass, &result);
 }
 
+/* A model over measuring arenas. */
+struct measure {
+    struct arena scratch, saved, adapter_arena;
+    struct plan_backend plan;
+    struct lora_adapter adapter;
+    struct jamba m;
+};
+
+static bool measure_open(struct measure *t, const struct plan_subject *subject,
+                         const struct plan_shape *shape, struct err *err)
+{
+    *t = (struct measure){ 0 };
+    arena_init_measuring(&t->scratch, "scratch");
+    arena_init_measuring(&t->saved, "saved");
+    arena_init_measuring(&t->adapter_arena, "adapter");
+    plan_backend_init(&t->plan, subject->be, &t->scratch);
+    const struct lora_adapter_args args = { subject->modules, subject->n_module, subject->choices,
+                                            &t->adapter_arena, subject->training };
+    if (subject->choices != NULL && !lora_adapter_init(&t->adapter, &args, err))
+        return false;
+    t->m = (struct jamba){ .be = &t->plan.be,
+                           .saved = &t->saved,
+                           .config = weights_config(subject->weights),
+                           .weights = subject->weights,
+                           .adapter = subject->choices == NULL ? NULL : &t->adapter,
+                           .chunk_tokens = shape->chunk_tokens,
+                           .recompute = shape->recompute };
+    return jamba_init(&t->m, shape->pass_tokens, shape->pass_tokens, err);
+}
+
+static struct plan_bytes measure_close(struct measure *t, const struct plan_subject *subject)
+{
+    jamba_free(&t->m);
+    lora_adapter_free(&t->adapter);
+    struct plan_bytes bytes = {
+        .weights = weights_owned_bytes(subject->weights) + weights_mapped_bytes(subject->weights),
+        .adapter = t->adapter_arena.peak,
+        .saved = t->saved.peak,
+        .scratch = t->scratch.peak,
+    };
+    bytes.total = bytes.weights + bytes.adapter + bytes.saved + bytes.scratch;
+    return bytes;
+}
+
 bool plan_measure(const struct plan_subject *subject, const struct plan_shape *shape,
                   struct plan_bytes *out, struct err *err)
 {
-    struct arena scratch, saved, adapter_arena;
-    arena_init_measuring(&scratch, "scratch");
-    arena_init_measuring(&saved, "saved");
-    arena_init_measuring(&adapter_arena, "adapter");
-    struct plan_backend plan;
-    plan_backend_init(&plan, subject->be, &scratch);
-    struct lora_adapter adapter = { 0 };
-    const struct lora_adapter_args args = { subject->modules, subject->n_module, subject->choices,
-                                            &adapter_arena, subject->training };
-    if (subject->choices != NULL && !lora_adapter_init(&adapter, &args, err))
-        return false;
-    struct jamba m = { .be = &plan.be,
-                       .saved = &saved,
-                       .config = weights_config(subject->weights),
-                       .weights = subject->weights,
-                       .adapter = subject->choices == NULL ? NULL : &adapter,
-                       .chunk_tokens = shape->chunk_tokens,
-                       .recompute = shape->recompute };
-    const bool ok = jamba_init(&m, shape->pass_tokens, shape->pass_tokens, err);
+    struct measure t;
+    const bool ok = measure_open(&t, subject, shape, err);
     if (ok) {
         /* Evaluation keeps nothing, so what training saves is scratch there. */
-        measure_pass(&m, subject, shape->pass_tokens, false);
+        measure_pass(&t.m, subject, shape->pass_tokens, false);
         if (subject->training)
-            measure_pass(&m, subject, shape->pass_tokens, true);
+            measure_pass(&t.m, subject, shape->pass_tokens, true);
         if (subject->training && subject->choices != NULL)
-            measure_optimizer(&plan.be, &adapter);
+            measure_optimizer(&t.plan.be, &t.adapter);
     }
-    jamba_free(&m);
-    lora_adapter_free(&adapter);
-    *out = (struct plan_bytes){
-        .weights = weights_owned_bytes(subject->weights) + weights_mapped_bytes(subject->weights),
-        .adapter = adapter_arena.peak,
-        .saved = saved.peak,
-        .scratch = scratch.peak,
-    };
-    out->total = out->weights + out->adapter + out->saved + out->scratch;
+    *out = measure_close(&t, subject);
+    return ok;
+}
+
+/* Feeds n tokens that do not exist to a state of their own. */
+static bool measure_feed(struct measure *t, int64_t n, struct err *err)
+{
+    real logits = 0; /* none are written */
+    struct jamba_state *state = jamba_state_new(&t->m, err);
+    const bool ok = state != NULL && jamba_feed(&t->m, state, NULL, n, &logits, err);
+    jamba_state_free(state);
+    return ok;
+}
+
+bool plan_measure_generation(const struct plan_subject *subject, int64_t chunk_tokens,
+                             struct plan_bytes *out, struct err *err)
+{
+    struct measure t;
+    const struct plan_shape shape = { .pass_tokens = chunk_tokens, .chunk_tokens = chunk_tokens };
+    /* A whole chunk, and the single tokens that follow: their ops may cut their work in another
+     * way. */
+    const bool ok = measure_open(&t, subject, &shape, err) && measure_feed(&t, chunk_tokens, err) &&
+                    measure_feed(&t, 1, err);
+    *out = measure_close(&t, subject);
     return ok;
 }
 

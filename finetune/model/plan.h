@@ -37,6 +37,11 @@ struct plan_bytes {
 bool plan_measure(const struct plan_subject *subject, const struct plan_shape *shape,
                   struct plan_bytes *out, struct err *err);
 
+/* The same for jamba_feed of any number of ids, chunk_tokens at a time. The state's own memory is
+ * not in it: it grows with the sequence (jamba_state_bytes). subject->training must be false. */
+bool plan_measure_generation(const struct plan_subject *subject, int64_t chunk_tokens,
+                             struct plan_bytes *out, struct err *err);
+
 /* What is asked of plan_choose. */
 struct plan_wish {
     int64_t step_tokens;  /* most tokens of a step */

@@ -10,6 +10,7 @@
 #include "finetune/train/evaluate.h"
 #include "finetune/train/optim.h"
 #include "kernels/core/file.h"
+#include "kernels/cpu/cpu.h"
 #include "kernels/ops.h"
 #include "lora/agree.h"
 #include "lora/format_peft.h"
@@ -23,11 +24,11 @@ static bool check_supported(const struct recipe *r, const struct jamba_config *c
         return err_set(err, ERR_RECIPE,
                        "device: cuda is asked for, but this build has no CUDA backend; use "
                        "device: cpu or auto");
-    if (r->precision == PRECISION_BF16)
-        return err_set(
-            err, ERR_RECIPE,
-            "precision: bf16 is not there on the CPU, which computes in fp32 (a bfloat16 "
-            "checkpoint is used as it is stored); use precision: fp32 or auto");
+    if (r->precision == PRECISION_BF16 && !cpu_has_bf16())
+        return err_set(err, ERR_RECIPE,
+                       "precision: bf16 needs a processor with AVX-512 BF16, which this one lacks "
+                       "(a bfloat16 checkpoint is used as it is stored in either case); use "
+                       "precision: fp32 or auto");
     if (config->attention_dropout > 0)
         return err_set(
             err, ERR_DATA,
@@ -104,7 +105,8 @@ static struct engine_options engine_options_of(const struct recipe *r)
 {
     return (struct engine_options){ .base_model = r->base_model,
                                     .seed = r->seed,
-                                    .threads = (int)r->threads };
+                                    .threads = (int)r->threads,
+                                    .bf16 = r->precision == PRECISION_BF16 };
 }
 
 /* Validation documents count for the plan's bounds too. */

@@ -19,7 +19,8 @@ json_t *json_parse(const char *bytes, size_t n, const char *place, struct err *e
         json_loadb(bytes, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &why);
     if (value != NULL)
         return value;
-    if (json_error_code(&why) == json_error_out_of_memory)
+    /* jansson leaves no text where an allocation of its own failed. */
+    if (json_error_code(&why) == json_error_out_of_memory || why.text[0] == '\0')
         err_no_memory(err, place);
     else if (why.line > 1)
         err_set(err, ERR_DATA, "%s: not valid JSON: line %d, column %d: %s", place, why.line,

@@ -186,7 +186,10 @@ static void backward_tile(const struct attention_args *a, const struct tile *t, 
             const bool on = j < t->n_k && attends(a, t->q0 + i, t->k0 + j);
             const real p = on ? real_exp(b->p[i][j] - lse) : 0;
             b->p[i][j] = p;
-            b->ds[i][j] = on ? scale * p * (b->ds[i][j] - d) : 0;
+            /* A first token sees itself alone: P is 1 whatever q and k are, and dS is 0, not the
+             * rounding that dP - D leaves. */
+            const bool moves = on && a->pos[t->q0 + i] > 0;
+            b->ds[i][j] = moves ? scale * p * (b->ds[i][j] - d) : 0;
         }
     }
 }

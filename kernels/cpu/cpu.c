@@ -37,6 +37,15 @@ static bool processor_has(const char *isa)
     return strcmp(isa, "baseline") == 0;
 }
 
+bool cpu_has_bf16(void)
+{
+#if defined(__x86_64__) && !REAL_IS_DOUBLE
+    return processor_has("avx512") && __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
+
 const struct ops *cpu_ops_by_name(const char *isa)
 {
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {

@@ -12,6 +12,9 @@
 /* n_thread 0: as many as the process may use. */
 void cpu_backend_init(struct backend *be, struct arena *scratch, int n_thread);
 
+/* Whether GEMMs can round their operands to bfloat16 here (backend.gemm_bf16): AVX-512 BF16, float build. */
+bool cpu_has_bf16(void);
+
 /* By name ("baseline", "avx2", "avx512"); NULL when it is not built or the processor lacks it. */
 const struct ops *cpu_ops_by_name(const char *isa);
 

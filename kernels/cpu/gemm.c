@@ -7,7 +7,7 @@
  *
  * In the double test build a plain loop stands in for oneDNN, which has no dgemm.
  */
-#include "kernels/cpu/variant.h"
+#include "kernels/cpu/gemm_bf16.h"
 
 #include <assert.h>
 #include <omp.h>
@@ -52,6 +52,10 @@ static int64_t widen_elements(const struct gemm_args *a, const struct blocks *b)
 
 size_t CPU_OP(gemm_scratch)(const struct backend *be, const struct gemm_args *a)
 {
+#if CPU_BUILDS_BF16
+    if (be->gemm_bf16)
+        return CPU_OP(gemm_bf16_scratch)(be, a);
+#endif
     const struct blocks b = choose_blocks(a);
     return (size_t)be->n_thread * (size_t)widen_elements(a, &b) * sizeof(real);
 }
@@ -107,6 +111,12 @@ void CPU_OP(gemm)(struct backend *be, const struct gemm_args *a, void *scratch)
 {
     if (a->m == 0)
         return;
+#if CPU_BUILDS_BF16
+    if (be->gemm_bf16) {
+        CPU_OP(gemm_bf16)(be, a, scratch);
+        return;
+    }
+#endif
     const struct blocks b = choose_blocks(a);
     const int64_t rows = div_up(a->m, b.m), cols = div_up(a->n, b.n),
                   widened = widen_elements(a, &b);

@@ -46,8 +46,8 @@ def make_documents(name, recipe, config):
 
 
 def run_measured(command, log):
-    """Runs to the end; its standard output, wall seconds and peak resident bytes. All output is kept beside log."""
-    out, err = log.with_suffix(".out"), log.with_suffix(".err")
+    """Its standard output, wall seconds and peak resident bytes; the output stays in LOG.out and LOG.err."""
+    out, err = pathlib.Path(f"{log}.out"), pathlib.Path(f"{log}.err")
     with out.open("w") as out_file, err.open("w") as err_file:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=out_file, stderr=err_file)
@@ -80,7 +80,7 @@ def measure_ours(name, recipe, config, args):
         copy = WORK / f"{name}-bf16.json"
         copy.write_text(json.dumps({**config, "dtype": "bfloat16"}))
         command += ["precision=bf16", f"base_model=random:{copy}"]
-    _, wall, peak = run_measured(command, WORK / f"{name}.ours")
+    _, wall, peak = run_measured(command, WORK / f"{name}.jambatune")
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     seconds = [line["seconds"] for line in lines if "loss" in line]
     if len(seconds) != recipe["max_steps"]:
@@ -98,12 +98,12 @@ def measure_peer(name, recipe, args):
 
 
 def machine():
-    cpu = re.search(r"model name\s*:\s*(.*)", pathlib.Path("/proc/cpuinfo").read_text())
-    flags = pathlib.Path("/proc/cpuinfo").read_text()
-    isa = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if re.search(rf"\b{flag}\b", flags)]
+    cpuinfo = pathlib.Path("/proc/cpuinfo").read_text()
+    cpu = re.search(r"model name\s*:\s*(.*)", cpuinfo)
+    isa = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if re.search(rf"\b{flag}\b", cpuinfo)]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return (f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores, {', '.join(isa) or 'no AVX2'}, "
-            f"{memory / 1024 ** 3:.0f} GiB, Linux {platform.release()}")
+            f"{memory / 1024 ** 3:.0f} GiB")
 
 
 def table_rows(name, recipe, parameters, ours, peer):

@@ -12,9 +12,11 @@
  */
 static const double tolerance = REAL_IS_DOUBLE ? 2e-7 : 1e-5;
 
-/* Gradients smaller than this, in norm, are compared absolutely: a tenth of the smallest non-zero
- * one. */
-static const double gradient_floor = 1e-4;
+/* Gradients smaller than this, in norm, are compared absolutely. In double: a tenth of the smallest
+ * one that is not zero. In float the router of a two-token document has a gradient of 0.002 that is
+ * left over from terms that cancel: 6e-6 to 2e-5 of it is rounding, whichever exp and instruction
+ * set. */
+static const double gradient_floor = REAL_IS_DOUBLE ? 1e-4 : 2e-2;
 
 static void check_gradients(const struct test_model *m, const char *prefix)
 {

@@ -43,7 +43,6 @@ static void every_adapter_tensor_agrees_with_differences(void **state)
         test_model_open(m, test_model_names[i], "golden.safetensors");
         test_stream_of(m, some, sizeof some / sizeof *some, &subject.stream);
         m->jamba.chunk_tokens = 6;
-        m->t.be.n_thread = 1; /* too little work for more */
         struct jamba_result r;
         memset(m->adapter.grads, 0, (size_t)m->adapter.n_param * sizeof(real));
         jamba_run(&m->jamba, &subject.stream, &pass, &r);

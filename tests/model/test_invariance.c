@@ -93,15 +93,15 @@ static void every_number_of_threads_gives_the_same_bits(void **state)
     for (int i = 0; i < TEST_N_MODEL; i++) {
         struct test_model m;
         test_model_open(&m, test_model_names[i], "golden.safetensors");
-        const struct outcome two = run(&m, &m.stream);
-        static const int counts[] = { 1, 3, 4 };
+        const struct outcome one = run(&m, &m.stream);
+        static const int counts[] = { 2, 3, 4 };
         for (int t = 0; t < 3; t++) {
             m.t.be.n_thread = counts[t];
             const struct outcome o = run(&m, &m.stream);
-            assert_same(&m, o, two);
+            assert_same(&m, o, one);
             test_release(o.grads);
         }
-        test_release(two.grads);
+        test_release(one.grads);
         test_model_close(&m);
     }
 }

@@ -19,6 +19,7 @@ import pathlib
 import re
 import sys
 import tempfile
+import unittest.mock
 import warnings
 
 import numpy as np
@@ -72,11 +73,18 @@ def merge_by_hand(adapter, base, out):
 
 
 def load_adapter(adapter, base):
-    """The model with its adapter, and the keys that were left over on either side."""
-    model = peft.PeftModel.from_pretrained(load_base(base), adapter).eval()
-    result = peft.set_peft_model_state_dict(model, peft.load_peft_weights(adapter, device="cpu"))
-    missing = [key for key in result.missing_keys if "lora_" in key]
-    return model, missing, list(result.unexpected_keys)
+    """The model with its adapter, as from_pretrained leaves it, and the keys that were left over on either side."""
+    results, load = [], peft.PeftModel.load_adapter
+
+    def load_and_note(*args, **options):
+        results.append(load(*args, **options))
+        return results[-1]
+
+    # from_pretrained drops what load_adapter returns: the only place that names unexpected keys.
+    with unittest.mock.patch.object(peft.PeftModel, "load_adapter", load_and_note):
+        model = peft.PeftModel.from_pretrained(load_base(base), adapter).eval()
+    missing = [key for key in results[0].missing_keys if "lora_" in key]
+    return model, missing, list(results[0].unexpected_keys)
 
 
 def main():

@@ -141,7 +141,8 @@ static void add_in(struct list *list, int64_t layer, const char *name, int n_dim
                    const int64_t dims[3])
 {
     char full[NAME_SIZE];
-    snprintf(full, sizeof full, "model.layers.%" PRId64 ".%s", layer, name);
+    const int n = snprintf(full, sizeof full, "model.layers.%" PRId64 ".%s", layer, name);
+    assert_in_range(n, 1, NAME_SIZE - 1);
     add(list, full, n_dim, dims[0], dims[1], dims[2]);
 }
 

@@ -121,7 +121,7 @@ static void keys_that_contradict_are_named(void **state)
         { { .given = LORA_GIVEN_ALPHA, .alpha = 16.5 },
           "lora_alpha: is 16.5, but the adapter in lora_model_dir has lora_alpha 8" ELSE },
         { { .given = LORA_GIVEN_RSLORA, .rslora = true },
-          "peft_use_rslora: is true, but the adapter in lora_model_dir has use_rslora false" ELSE },
+          "use_rslora: is true, but the adapter in lora_model_dir has use_rslora false" ELSE },
         { { .given = LORA_GIVEN_TARGETS, .regex = ".*(in|x)_proj" },
           "lora_target_modules: the recipe adapts 'model.layers.0.mamba.x_proj', but the adapter "
           "in "
@@ -138,11 +138,11 @@ static void keys_that_contradict_are_named(void **state)
           "lora_model_dir has tensors for it; leave the keys that choose modules out or train a "
           "new adapter" },
         { { .given = LORA_GIVEN_RANK_PATTERN, .rank_key = "in_proj", .rank = 2 },
-          "lora_rank_pattern: gives 'model.layers.0.mamba.in_proj' rank 2, but the adapter in "
+          "rank_pattern: gives 'model.layers.0.mamba.in_proj' rank 2, but the adapter in "
           "lora_model_dir "
           "has 4" ELSE },
         { { .given = LORA_GIVEN_ALPHA_PATTERN, .alpha_key = "layers.1.*" },
-          "lora_alpha_pattern: gives 'model.layers.1.mamba.in_proj' alpha 3, but the adapter in "
+          "alpha_pattern: gives 'model.layers.1.mamba.in_proj' alpha 3, but the adapter in "
           "lora_model_dir "
           "has 8" ELSE },
         { { .given = LORA_GIVEN_TARGETS, .target = "in_porj" },

@@ -324,29 +324,29 @@ static void what_matches_nothing_is_an_error_with_a_hint(void **state)
           "lora_exclude_modules: regex '[': missing terminating ] for character class (at "
           "character 2)" },
         { { .layers = { 1, 4 }, .n_layer = 2 },
-          "peft_layers_to_transform: there is no layer 4; this model has layers 0 to 3" },
+          "lora_layers_to_transform: there is no layer 4; this model has layers 0 to 3" },
         { { .layers = { -1 }, .n_layer = 1 },
-          "peft_layers_to_transform: there is no layer -1; this model has layers 0 to 3" },
+          "lora_layers_to_transform: there is no layer -1; this model has layers 0 to 3" },
         { { .list = { "in_proj" }, .layers = { 1, 2 }, .n_layer = 2 },
-          "peft_layers_to_transform: layer 2 has no module that is a target" },
+          "lora_layers_to_transform: layer 2 has no module that is a target" },
         { { .list = { "in_proj" }, .ranks = { { "dt_proj", 4 } } },
-          "lora_rank_pattern: 'dt_proj' matches no adapted module; a key is a regex for the end of "
+          "rank_pattern: 'dt_proj' matches no adapted module; a key is a regex for the end of "
           "a path" },
         { { .ranks = { { "a)(b", 4 } } },
-          "lora_rank_pattern: regex 'a)(b': unmatched closing parenthesis (at character 2)" },
+          "rank_pattern: regex 'a)(b': unmatched closing parenthesis (at character 2)" },
         { { .ranks = { { "in_proj", 1.5 } } },
-          "lora_rank_pattern: 'in_proj' is 1.5; expected a whole number, 1 to 1048576" },
+          "rank_pattern: 'in_proj' is 1.5; expected a whole number, 1 to 1048576" },
         { { .ranks = { { "in_proj", 0 } } },
-          "lora_rank_pattern: 'in_proj' is 0; expected a whole number, 1 to 1048576" },
+          "rank_pattern: 'in_proj' is 0; expected a whole number, 1 to 1048576" },
         { { .alphas = { { "k_prj", 4 } } },
-          "lora_alpha_pattern: 'k_prj' matches no adapted module; a key is a regex for the end of "
+          "alpha_pattern: 'k_prj' matches no adapted module; a key is a regex for the end of "
           "a path" },
         { { .alphas = { { "k_proj", HUGE_VAL } } },
-          "lora_alpha_pattern: 'k_proj' is inf; expected a finite number" },
+          "alpha_pattern: 'k_proj' is inf; expected a finite number" },
         { { .r = -1 }, "lora_r: is -1; expected 1 to 1048576" },
         { { .list = { "in_proj" }, .exclude = { "mamba.in_proj" } },
           "lora_target_modules: nothing is left to adapt; the targets are all excluded or outside "
-          "peft_layers_to_transform" },
+          "lora_layers_to_transform" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct model m = open_model();

@@ -1,0 +1,260 @@
+/* jambatune generate: continues a prompt. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "finetune/cli/cli.h"
+#include "finetune/cli/commands.h"
+#include "finetune/generate/text.h"
+#include "kernels/core/text.h"
+
+const char cmd_generate_help[] =
+    "usage: jambatune generate [RECIPE] [key=value ...] [--adapter DIR] [--prompt TEXT]\n"
+    "\n"
+    "Continues a prompt and writes the continuation, without the prompt, to stdout as\n"
+    "it comes, and a newline after it. It ends before any of the model's end tokens\n"
+    "(config.json, generation_config.json, tokenizer_config.json), or after\n"
+    "--max-new-tokens. Other special tokens are left out.\n"
+    "\n"
+    "The model is the recipe's base_model; base_model=DIR is enough without a recipe.\n"
+    "Without --adapter it is the base alone, whatever the recipe trains.\n"
+    "\n"
+    "The prompt is a text, read by the checkpoint's tokenizer, which puts its BOS\n"
+    "token in front; what spells a special token in it stays text. Without --prompt\n"
+    "it is read from stdin, less one newline at its end. An empty prompt is the BOS\n"
+    "token alone.\n"
+    "\n"
+    "Options:\n"
+    "  --adapter DIR         a PEFT adapter, such as what `train` writes\n"
+    "  --prompt TEXT         what to continue\n"
+    "  --max-new-tokens N    at most this many tokens (256)\n"
+    "  --greedy              always the most likely token; else it is drawn:\n"
+    "  --temperature T       below 1 sharpens, above 1 flattens (1; 0: as --greedy)\n"
+    "  --top-k K             only among the K most likely (0: all)\n"
+    "  --top-p P             only among the most likely that together have\n"
+    "                        probability P (1: all); after --top-k\n"
+    "  --seed S              of the draws (0): the same seed, the same text\n"
+    "\n"
+    "Memory grows with the text only by the attention layers' keys and values.\n"
+    "\n"
+    "Examples:\n"
+    "  jambatune generate base_model=./jamba --prompt 'Once upon a time'\n"
+    "  jambatune generate train.yaml --adapter out --prompt '' --seed 7\n"
+    "  jambatune generate train.yaml --adapter out --greedy < prompt.txt\n";
+
+static const char usage[] = "generate [RECIPE] [key=value ...] [--prompt TEXT]";
+
+struct generate_options {
+    const char *adapter, *prompt;
+    const char *max_new_tokens, *temperature, *top_k, *top_p, *seed;
+    bool greedy;
+};
+
+/* ---- options ---- */
+
+static bool read_sampling(const struct generate_options *o, struct sampling *how, struct err *err)
+{
+    const struct {
+        const char *name, *value;
+    } drawing[] = { { "temperature", o->temperature },
+                    { "top-k", o->top_k },
+                    { "top-p", o->top_p },
+                    { "seed", o->seed } };
+    for (int i = 0; o->greedy && i < 4; i++) {
+        if (drawing[i].value != NULL)
+            return err_set(
+                err, ERR_USAGE,
+                "command line: --%s: does not go with --greedy, which draws nothing; leave one out",
+                drawing[i].name);
+    }
+    int64_t seed = 0;
+    *how = (struct sampling){ .temperature = 1, .top_p = 1 };
+    if (!cli_number_real("temperature", o->temperature, 0, 1e6, &how->temperature, err) ||
+        !cli_number_int("top-k", o->top_k, 0, INT64_MAX, &how->top_k, err) ||
+        !cli_number_real("top-p", o->top_p, 0, 1, &how->top_p, err) ||
+        !cli_number_int("seed", o->seed, 0, INT64_MAX, &seed, err))
+        return false;
+    how->seed = (uint64_t)seed;
+    how->greedy = o->greedy || how->temperature == 0;
+    return true;
+}
+
+/* ---- the prompt ---- */
+
+enum { PROMPT_LIMIT = 64 << 20 };
+
+static bool read_stdin(struct text *out, struct err *err)
+{
+    if (isatty(STDIN_FILENO))
+        cli_note("reading the prompt from the terminal: end it with Ctrl-D on a line of its own, "
+                 "or give "
+                 "--prompt TEXT");
+    char buffer[16384];
+    size_t n = 0;
+    errno = 0;
+    while ((n = fread(buffer, 1, sizeof buffer, stdin)) > 0) {
+        text_append(out, buffer, n);
+        if (out->len > PROMPT_LIMIT)
+            return err_set(err, ERR_DATA, "stdin: the prompt is longer than %d MiB",
+                           PROMPT_LIMIT >> 20);
+    }
+    if (ferror(stdin))
+        return err_set(err, ERR_NO_INPUT,
+                       "stdin: cannot be read: %s; give the prompt with --prompt TEXT",
+                       strerror(errno));
+    if (out->failed)
+        return err_no_memory(err, "the prompt");
+    if (out->len > 0 && out->data[out->len - 1] == '\n')
+        out->len--;
+    return true;
+}
+
+/* An empty prompt is BOS alone, also where the tokenizer puts none in front. */
+static bool add_bos(const struct tokenizer *tok, const struct jamba_config *config,
+                    struct token_list *out, struct err *err)
+{
+    const int32_t named = tokenizer_bos(tok);
+    const int64_t bos = named >= 0 ? named : config->bos_token_id;
+    if (bos < 0)
+        return err_set(err, ERR_USAGE,
+                       "the prompt is empty, and the model has no BOS token to begin with; give "
+                       "--prompt TEXT");
+    return token_list_add(out, (int32_t)bos, 0) || err_no_memory(err, "the prompt");
+}
+
+static bool encode_prompt(const struct tokenizer *tok, const char *prompt, struct token_list *out,
+                          struct err *err)
+{
+    struct text text = { 0 };
+    bool ok = true;
+    if (prompt != NULL)
+        ok = tokenizer_encode(tok, prompt, strlen(prompt), true, out, err);
+    else
+        ok = read_stdin(&text, err);
+    if (ok && prompt == NULL)
+        ok = tokenizer_encode(tok, text.data != NULL ? text.data : "", text.len, true, out, err);
+    text_free(&text);
+    return ok;
+}
+
+/* ---- the run ---- */
+
+struct command {
+    const struct recipe *recipe;
+    const struct generate_options *options;
+    struct sampling sampling;
+    int64_t max_new_tokens;
+    char *folder, *config_path;
+    struct tokenizer *tokenizer;
+    struct token_list prompt;
+    struct end_tokens end;
+    struct engine engine;
+};
+
+static bool open_tokenizer(struct command *c, struct err *err)
+{
+    const char *name = c->recipe->base_model;
+    if (!weights_locate(name, &c->folder, &c->config_path, err))
+        return false;
+    if (c->folder == NULL)
+        return err_set(
+            err, ERR_USAGE,
+            "base_model: '%s' has no tokenizer; generate needs a checkpoint's folder or hub name",
+            name);
+    c->tokenizer = tokenizer_open(c->folder, err);
+    return c->tokenizer != NULL;
+}
+
+/* The prompt comes before the weights: who types it has been waiting for nothing. */
+static bool open_all(struct command *c, struct err *err)
+{
+    const struct recipe *r = c->recipe;
+    const char *prompt = c->options->prompt, *adapter = c->options->adapter;
+    const struct engine_options options = { .base_model = r->base_model,
+                                            .seed = r->seed,
+                                            .threads = (int)r->threads };
+    if (!open_tokenizer(c, err))
+        return false;
+    if (!encode_prompt(c->tokenizer, prompt, &c->prompt, err))
+        return err->code == ERR_DATA && prompt != NULL ? err_prefix(err, "--prompt") : false;
+    if (!engine_open(&c->engine, &options, err) ||
+        (adapter != NULL && !engine_choose_from(&c->engine, adapter, err)))
+        return false;
+    const struct jamba_config *config = weights_config(c->engine.weights);
+    if ((c->prompt.n == 0 && !add_bos(c->tokenizer, config, &c->prompt, err)) ||
+        !end_tokens_read(c->folder, config, c->tokenizer, &c->end, err))
+        return false;
+    const int64_t most = r->chunk_tokens > 0 ? r->chunk_tokens : PLAN_CHUNK_TOKENS;
+    const int64_t chunk = c->prompt.n < most ? c->prompt.n : most;
+    return engine_allocate_generation(&c->engine, chunk, adapter, err);
+}
+
+static bool print(void *context, const char *bytes, size_t n, struct err *err)
+{
+    (void)context;
+    errno = 0;
+    if (fwrite(bytes, 1, n, stdout) == n && fflush(stdout) == 0)
+        return true;
+    return err_set(err, ERR_IO, "stdout: writing failed%s%s", errno != 0 ? ": " : "",
+                   errno != 0 ? strerror(errno) : "");
+}
+
+static int run(struct command *c)
+{
+    struct err err = { 0 };
+    if (!open_all(c, &err))
+        return cli_fail(&err);
+    const struct generation g = { .engine = &c->engine,
+                                  .tokenizer = c->tokenizer,
+                                  .end = &c->end,
+                                  .sampling = c->sampling,
+                                  .max_new_tokens = c->max_new_tokens,
+                                  .emit = print };
+    if (generate_text(&g, c->prompt.ids, c->prompt.n, &err)) {
+        putchar('\n');
+        return cli_end_output();
+    }
+    if (err.code != ERR_IO) /* what was written is not glued to the message */
+        print(NULL, "\n", 1, NULL);
+    return cli_fail(&err);
+}
+
+static void close_all(struct command *c)
+{
+    engine_close(&c->engine);
+    token_list_free(&c->prompt);
+    tokenizer_free(c->tokenizer);
+    free(c->folder);
+    free(c->config_path);
+}
+
+int cmd_generate(int argc, char **argv)
+{
+    struct generate_options o = { 0 };
+    const struct cli_option options[] = {
+        { "adapter", "DIR", &o.adapter, NULL },
+        { "prompt", "TEXT", &o.prompt, NULL },
+        { "greedy", NULL, NULL, &o.greedy },
+        { "max-new-tokens", "N", &o.max_new_tokens, NULL },
+        { "temperature", "T", &o.temperature, NULL },
+        { "top-k", "K", &o.top_k, NULL },
+        { "top-p", "P", &o.top_p, NULL },
+        { "seed", "S", &o.seed, NULL },
+    };
+    struct cli_words words;
+    struct err err = { 0 };
+    struct recipe recipe = { 0 };
+    struct command c = { .recipe = &recipe, .options = &o, .max_new_tokens = 256 };
+    if (!cli_parse(argc, argv, options, sizeof options / sizeof options[0], &words, &err) ||
+        !cli_expect_args(&words, 0, 1, usage, &err) || !read_sampling(&o, &c.sampling, &err) ||
+        !cli_number_int("max-new-tokens", o.max_new_tokens, 1, INT32_MAX, &c.max_new_tokens, &err))
+        return cli_fail(&err);
+    int code = cli_load_recipe(words.args[0], &words, RECIPE_NEED_MODEL, &recipe);
+    if (code == 0)
+        code = run(&c);
+    close_all(&c);
+    recipe_free(&recipe);
+    return code;
+}

@@ -111,19 +111,6 @@ static bool read_stdin(struct text *out, struct err *err)
     return true;
 }
 
-/* An empty prompt is BOS alone, also where the tokenizer puts none in front. */
-static bool add_bos(const struct tokenizer *tok, const struct jamba_config *config,
-                    struct token_list *out, struct err *err)
-{
-    const int32_t named = tokenizer_bos(tok);
-    const int64_t bos = named >= 0 ? named : config->bos_token_id;
-    if (bos < 0)
-        return err_set(err, ERR_USAGE,
-                       "the prompt is empty, and the model has no BOS token to begin with; give "
-                       "--prompt TEXT");
-    return token_list_add(out, (int32_t)bos, 0) || err_no_memory(err, "the prompt");
-}
-
 static bool encode_prompt(const struct tokenizer *tok, const char *prompt, struct token_list *out,
                           struct err *err)
 {
@@ -167,6 +154,25 @@ static bool open_tokenizer(struct command *c, struct err *err)
     return c->tokenizer != NULL;
 }
 
+/* What follows an end token is another text: one that the tokenizer puts behind the prompt goes. An
+ * empty prompt is BOS alone, also where the tokenizer puts none in front. */
+static bool finish_prompt(struct command *c, struct err *err)
+{
+    struct token_list *prompt = &c->prompt;
+    const int32_t named = tokenizer_bos(c->tokenizer);
+    const int64_t bos = named >= 0 ? named : weights_config(c->engine.weights)->bos_token_id;
+    while (prompt->n > 0 && prompt->ids[prompt->n - 1] != bos &&
+           end_tokens_has(&c->end, prompt->ids[prompt->n - 1]))
+        prompt->n--;
+    if (prompt->n > 0)
+        return true;
+    if (bos < 0)
+        return err_set(err, ERR_USAGE,
+                       "the prompt is empty, and the model has no BOS token to begin with; give "
+                       "--prompt TEXT");
+    return token_list_add(prompt, (int32_t)bos, 0) || err_no_memory(err, "the prompt");
+}
+
 /* The prompt comes before the weights: who types it has been waiting for nothing. */
 static bool open_all(struct command *c, struct err *err)
 {
@@ -183,8 +189,7 @@ static bool open_all(struct command *c, struct err *err)
         (adapter != NULL && !engine_choose_from(&c->engine, adapter, err)))
         return false;
     const struct jamba_config *config = weights_config(c->engine.weights);
-    if ((c->prompt.n == 0 && !add_bos(c->tokenizer, config, &c->prompt, err)) ||
-        !end_tokens_read(c->folder, config, c->tokenizer, &c->end, err))
+    if (!end_tokens_read(c->folder, config, c->tokenizer, &c->end, err) || !finish_prompt(c, err))
         return false;
     const int64_t most = r->chunk_tokens > 0 ? r->chunk_tokens : PLAN_CHUNK_TOKENS;
     const int64_t chunk = c->prompt.n < most ? c->prompt.n : most;

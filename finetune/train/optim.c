@@ -1,5 +1,6 @@
 #include "finetune/train/optim.h"
 
+#include <float.h>
 #include <math.h>
 
 #include "kernels/ops.h"
@@ -28,6 +29,13 @@ static double rate_of(const struct recipe *r, enum lora_group group)
                                  : r->loraplus_lr_embedding;
 }
 
+/* In `real` a tiny epsilon must not become zero: a parameter without gradients (an expert without tokens) would
+ * turn into 0 / 0. */
+static double epsilon_of(const struct recipe *r)
+{
+    return fmax(r->adam_epsilon, REAL_IS_DOUBLE ? DBL_MIN : (double)FLT_MIN);
+}
+
 void optim_step(struct backend *be, struct lora_adapter *adapter, const struct recipe *recipe,
                 double factor, double grad_scale, int64_t count)
 {
@@ -42,7 +50,7 @@ void optim_step(struct backend *be, struct lora_adapter *adapter, const struct r
                          .lr = factor * rate_of(recipe, range->group),
                          .beta1 = recipe->adam_beta1,
                          .beta2 = recipe->adam_beta2,
-                         .eps = recipe->adam_epsilon,
+                         .eps = epsilon_of(recipe),
                          .weight_decay = recipe->weight_decay,
                          .bias_correction1 = 1 - pow(recipe->adam_beta1, (double)count),
                          .bias_correction2 = 1 - pow(recipe->adam_beta2, (double)count),

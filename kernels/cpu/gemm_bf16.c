@@ -2,10 +2,11 @@
  *
  *   a   rounded once for the whole product, (m, k2) pairs, k padded to even
  *   b   packed per task, block by block: (k2 of the block, BLOCK_N) pairs, zero beyond its columns
- *   c   (BLOCK_M, BLOCK_N) of it belongs to a task; partial sums of the k blocks go through c itself
+ *   c   (BLOCK_M, BLOCK_N) of it belongs to a task; partial sums of the k blocks go through c
+ * itself
  *
- * The micro-kernel keeps ROWS x 2 registers of sums. Blocks depend on the shape alone and each element of c
- * has one owner that walks k in order, so no bit depends on threads.
+ * The micro-kernel keeps ROWS x 2 registers of sums. Blocks depend on the shape alone and each
+ * element of c has one owner that walks k in order, so no bit depends on threads.
  */
 #include "kernels/cpu/gemm_bf16.h"
 
@@ -15,8 +16,8 @@
 #include <omp.h>
 
 enum {
-    ROWS = 12,      /* of the micro-kernel: 24 sums + 2 of b + 1 broadcast in 32 registers */
-    COLS = 32,      /* two registers of f32 */
+    ROWS = 12,     /* of the micro-kernel: 24 sums + 2 of b + 1 broadcast in 32 registers */
+    COLS = 32,     /* two registers of f32 */
     BLOCK_M = 504, /* tall: each task packs its block of b again */
     BLOCK_N = 128,
     BLOCK_K2 = 512, /* pairs: a packed block of b is 256 KiB */
@@ -34,7 +35,8 @@ static inline uint32_t pair(uint16_t low, uint16_t high)
     return (uint32_t)high << 16 | low;
 }
 
-/* Element `at` of a matrix as bfloat16, as stored or rounded: for edges, and for types not packed faster. */
+/* Element `at` of a matrix as bfloat16, as stored or rounded: for edges, and for types not packed
+ * faster. */
 static uint16_t bits_at(enum dtype dtype, const void *data, int64_t at)
 {
     uint16_t bits;
@@ -48,8 +50,8 @@ static uint16_t bits_at(enum dtype dtype, const void *data, int64_t at)
 }
 
 /* ---- operands ----
- * Pairs lie along k. Where k runs along a row, a run of 16 pairs is one conversion of 32 neighbours; where it
- * runs down the columns, 16 columns of two rows are interleaved. */
+ * Pairs lie along k. Where k runs along a row, a run of 16 pairs is one conversion of 32
+ * neighbours; where it runs down the columns, 16 columns of two rows are interleaved. */
 
 /* 16 pairs from 32 floats in a row. */
 static inline BF16_TARGET __m512i pairs_along(const real *x)
@@ -68,7 +70,8 @@ static inline BF16_TARGET __m512i pairs_down(const real *x, const real *y)
 static inline BF16_TARGET __m512i stored_pairs_down(const char *x, const char *y)
 {
     const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)x));
-    const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)y));
+    const __m512i high =
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)y));
     return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
 }
 
@@ -80,11 +83,13 @@ static BF16_TARGET void round_row(const struct gemm_args *a, int64_t i, uint32_t
     for (; 2 * p + 32 <= a->k; p += 16)
         _mm512_storeu_si512(out + p, pairs_along(row + 2 * p));
     for (; p < pairs_of(a->k); p++)
-        out[p] = pair(dtype_to_bf16(row[2 * p]), 2 * p + 1 < a->k ? dtype_to_bf16(row[2 * p + 1]) : 0);
+        out[p] =
+            pair(dtype_to_bf16(row[2 * p]), 2 * p + 1 < a->k ? dtype_to_bf16(row[2 * p + 1]) : 0);
 }
 
 /* Rows i0 .. i0+n (n <= 16) of op(a) when k runs down: two rows of a at a time. */
-static BF16_TARGET void round_columns(const struct gemm_args *a, int64_t i0, int64_t n, uint32_t *restrict out)
+static BF16_TARGET void round_columns(const struct gemm_args *a, int64_t i0, int64_t n,
+                                      uint32_t *restrict out)
 {
     const int64_t k2 = pairs_of(a->k);
     for (int64_t p = 0; p < k2; p++) {
@@ -94,7 +99,8 @@ static BF16_TARGET void round_columns(const struct gemm_args *a, int64_t i0, int
             _mm512_storeu_si512(bits, pairs_down(x, x + a->lda));
         } else {
             for (int64_t i = 0; i < n; i++)
-                bits[i] = pair(dtype_to_bf16(x[i]), 2 * p + 1 < a->k ? dtype_to_bf16(x[a->lda + i]) : 0);
+                bits[i] =
+                    pair(dtype_to_bf16(x[i]), 2 * p + 1 < a->k ? dtype_to_bf16(x[a->lda + i]) : 0);
         }
         for (int64_t i = 0; i < n; i++)
             out[(i0 + i) * k2 + p] = bits[i];
@@ -107,7 +113,8 @@ struct b_block {
 };
 
 /* b (n, k): k along its rows. */
-static BF16_TARGET void pack_along(const struct gemm_args *a, const struct b_block *b, uint32_t *restrict out)
+static BF16_TARGET void pack_along(const struct gemm_args *a, const struct b_block *b,
+                                   uint32_t *restrict out)
 {
     for (int64_t j = 0; j < b->n; j++) {
         const int64_t row = (b->n0 + j) * a->ldb;
@@ -120,8 +127,9 @@ static BF16_TARGET void pack_along(const struct gemm_args *a, const struct b_blo
                 memcpy(bits, (const char *)a->b + 2 * (row + k), sizeof bits);
             } else {
                 for (int64_t i = 0; i < n; i++)
-                    bits[i] = pair(bits_at(a->b_dtype, a->b, row + k + 2 * i),
-                                   k + 2 * i + 1 < a->k ? bits_at(a->b_dtype, a->b, row + k + 2 * i + 1) : 0);
+                    bits[i] = pair(
+                        bits_at(a->b_dtype, a->b, row + k + 2 * i),
+                        k + 2 * i + 1 < a->k ? bits_at(a->b_dtype, a->b, row + k + 2 * i + 1) : 0);
             }
             for (int64_t i = 0; i < n; i++)
                 out[(p + i) * BLOCK_N + j] = bits[i];
@@ -130,7 +138,8 @@ static BF16_TARGET void pack_along(const struct gemm_args *a, const struct b_blo
 }
 
 /* b (k, n): k down its columns. */
-static BF16_TARGET void pack_down(const struct gemm_args *a, const struct b_block *b, uint32_t *restrict out)
+static BF16_TARGET void pack_down(const struct gemm_args *a, const struct b_block *b,
+                                  uint32_t *restrict out)
 {
     const int64_t size = (int64_t)dtype_size(a->b_dtype);
     for (int64_t p = 0; p < b->n_p; p++) {
@@ -171,19 +180,20 @@ struct tile {
     real alpha, beta;
 };
 
-static inline BF16_TARGET __attribute__((always_inline)) void store_half(real *c, __m512 sum, int64_t n_col,
-                                                                         real alpha, real beta)
+static inline BF16_TARGET __attribute__((always_inline)) void
+store_half(real *c, __m512 sum, int64_t n_col, real alpha, real beta)
 {
     if (n_col <= 0)
         return;
-    const __mmask16 mask = n_col >= 16 ? 0xFFFF : (__mmask16)((1u << n_col) - 1);
+    const __mmask16 mask = (__mmask16)(n_col >= 16 ? 0xFFFFu : (1u << n_col) - 1u);
     __m512 value = _mm512_mul_ps(_mm512_set1_ps(alpha), sum);
     if (beta != 0)
         value = _mm512_fmadd_ps(_mm512_set1_ps(beta), _mm512_maskz_loadu_ps(mask, c), value);
     _mm512_mask_storeu_ps(c, mask, value);
 }
 
-static inline BF16_TARGET __attribute__((always_inline)) void multiply_rows(const struct tile *t, const int rows)
+static inline BF16_TARGET __attribute__((always_inline)) void multiply_rows(const struct tile *t,
+                                                                            const int rows)
 {
     __m512 sum[ROWS][2];
 #pragma GCC unroll 12
@@ -210,9 +220,9 @@ static inline BF16_TARGET __attribute__((always_inline)) void multiply_rows(cons
 static BF16_TARGET void multiply_tile(const struct tile *t, int64_t rows)
 {
     switch (rows) {
-#define CASE(n)                                                                                        \
-    case n:                                                                                            \
-        multiply_rows(t, n);                                                                           \
+#define CASE(n)                                                                                    \
+    case n:                                                                                        \
+        multiply_rows(t, n);                                                                       \
         return;
         CASE(1)
         CASE(2)
@@ -240,16 +250,18 @@ static int64_t rounded_elements(const struct gemm_args *a)
 
 size_t CPU_OP(gemm_bf16_scratch)(const struct backend *be, const struct gemm_args *a)
 {
-    return ((size_t)rounded_elements(a) + (size_t)be->n_thread * BLOCK_K2 * BLOCK_N) * sizeof(uint32_t);
+    return ((size_t)rounded_elements(a) + (size_t)be->n_thread * BLOCK_K2 * BLOCK_N) *
+           sizeof(uint32_t);
 }
 
 /* The block of c at (m0, n0), over all of k. */
-static void multiply_block(const struct gemm_args *a, const uint32_t *rounded, int64_t m0, int64_t n0,
-                           uint32_t *packed)
+static void multiply_block(const struct gemm_args *a, const uint32_t *rounded, int64_t m0,
+                           int64_t n0, uint32_t *packed)
 {
     const int64_t k2 = pairs_of(a->k), m_end = min_i64(m0 + BLOCK_M, a->m);
     for (int64_t p0 = 0; p0 < k2; p0 += BLOCK_K2) {
-        const struct b_block b = { p0, min_i64(BLOCK_K2, k2 - p0), n0, min_i64(BLOCK_N, a->n - n0) };
+        const struct b_block b = { p0, min_i64(BLOCK_K2, k2 - p0), n0,
+                                   min_i64(BLOCK_N, a->n - n0) };
         pack_b(a, &b, packed);
         for (int64_t m = m0; m < m_end; m += ROWS) {
             for (int64_t j = 0; j < b.n; j += COLS) {

@@ -4,7 +4,8 @@
 
 #include "kernels/cpu/variant.h"
 
-/* Only the AVX-512 variant of the float build has it; cpu_has_bf16 says whether the processor can run it. */
+/* Only the AVX-512 variant of the float build has it; cpu_has_bf16 says whether the processor can
+ * run it. */
 #if defined(__AVX512F__) && !REAL_IS_DOUBLE
 #define CPU_BUILDS_BF16 1
 #else

@@ -1,4 +1,5 @@
-/* GEMM in bfloat16 against a plain loop over operands rounded first: the sums are f32, so only their order differs. */
+/* GEMM in bfloat16 against a plain loop over operands rounded first: the sums are f32, so only
+ * their order differs. */
 #include "tests/support/support.h"
 
 #include <stdlib.h>
@@ -20,7 +21,8 @@ static real plain_element(const struct gemm_args *a, int64_t i, int64_t j)
         const int64_t at = a->trans_b ? j * a->ldb + l : l * a->ldb + j;
         real b;
         dtype_to_real(a->b_dtype, (const char *)a->b + (size_t)at * dtype_size(a->b_dtype), 1, &b);
-        sum += (double)rounded(a->trans_a ? a->a[l * a->lda + i] : a->a[i * a->lda + l]) * (double)rounded(b);
+        sum += (double)rounded(a->trans_a ? a->a[l * a->lda + i] : a->a[i * a->lda + l]) *
+               (double)rounded(b);
     }
     return (real)sum;
 }

@@ -3,7 +3,7 @@
 
     make_sampling.py         (from the repository root)
 
-Needs torch (any 2.x) and transformers 4.57.6 (the filters are the same in 5.x).
+Needs torch (any 2.x) and transformers 4.57.6.
 
 sampling.json   list of {name, temperature, top_k, top_p, logits, p}: p is the softmax of logits after
                 transformers' TemperatureLogitsWarper, TopKLogitsWarper (top_k > 0) and TopPLogitsWarper (top_p < 1),

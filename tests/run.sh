@@ -63,7 +63,8 @@ check() {
     local name=$1 folder=build/test-$1 summary
     shift
     echo "== $name: testing"
-    ctest --test-dir "$folder" -j "$jobs" --output-on-failure --no-tests=error "$@" >"$folder/test.log" 2>&1
+    ctest --test-dir "$folder" -j "$jobs" --output-on-failure --test-output-size-failed 5000 \
+        --no-tests=error "$@" >"$folder/test.log" 2>&1
     summary=$(grep -E '^[0-9]+% tests passed, [0-9]+ tests failed out of [0-9]+' "$folder/test.log")
     if [[ ! $summary =~ ,\ ([0-9]+)\ tests\ failed\ out\ of\ ([0-9]+) ]]; then
         tail -5 "$folder/test.log"

@@ -61,24 +61,41 @@ static unsigned given_keys(const struct recipe *r)
     return given;
 }
 
+/* lora/ names the key at fault ("lora_target_modules: 'q_porj' ..."); the recipe knows where it
+ * stands. */
+static bool add_place(const struct recipe *r, struct err *err)
+{
+    char key[64];
+    const size_t n = strcspn(err->text, ":");
+    if (n < sizeof key) {
+        memcpy(key, err->text, n);
+        key[n] = '\0';
+        const char *origin = recipe_origin(r, key);
+        if (origin != NULL)
+            err_prefix(err, "%s", origin);
+    }
+    return false;
+}
+
 static bool choose_modules(struct trainer *t, struct err *err)
 {
     const struct recipe *r = t->recipe;
     struct engine *e = &t->engine;
     t->lora = &r->lora;
     if (r->lora_model_dir == NULL)
-        return engine_choose(e, &r->lora, err);
+        return engine_choose(e, &r->lora, err) || add_place(r, err);
     if (!engine_choose_from(e, r->lora_model_dir, err))
         return false;
     t->lora = &e->lora;
     e->lora.dropout = r->lora.dropout; /* no part of an adapter: the recipe's */
-    return lora_agrees(&(struct lora_agreement){ .adapter = &e->lora,
-                                                 .recipe = &r->lora,
-                                                 .given = given_keys(r),
-                                                 .modules = e->modules,
-                                                 .n_module = e->n_module,
-                                                 .have = e->choices },
-                       err);
+    const bool agrees = lora_agrees(&(struct lora_agreement){ .adapter = &e->lora,
+                                                              .recipe = &r->lora,
+                                                              .given = given_keys(r),
+                                                              .modules = e->modules,
+                                                              .n_module = e->n_module,
+                                                              .have = e->choices },
+                                    err);
+    return agrees || add_place(r, err);
 }
 
 static bool make_plan(struct trainer *t, struct batch_bounds bounds, struct err *err)

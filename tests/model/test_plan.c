@@ -39,16 +39,17 @@ static void copy_file(const char *from, const char *folder, const char *name)
     free(path);
 }
 
-/* The tensors of one file appended to list, those of routers as zeros. */
+/* The tensors of one file and another, those of routers as zeros. */
 struct merged {
     struct safetensors files[4];
     struct safetensors_tensor tensors[256];
     int n_file;
-    int64_t n, n_router;
+    int64_t n;
 };
 
-static void merge_file(struct merged *m, const char *path, const void *zeros, size_t n_zero)
+static void merge_file(struct merged *m, const char *path)
 {
+    static const char zeros[4096];
     struct err err = { 0 };
     assert_true(m->n_file < 4);
     struct safetensors *st = &m->files[m->n_file++];
@@ -59,28 +60,25 @@ static void merge_file(struct merged *m, const char *path, const void *zeros, si
         *t = st->tensors[i];
         if (!text_ends_with(t->name, "router.weight"))
             continue;
-        assert_true(t->bytes <= n_zero);
+        assert_true(t->bytes <= sizeof zeros);
         t->data = zeros;
-        m->n_router++;
     }
 }
 
-/* A fixture with routers of zeros: all logits are equal, and ties go to the lower index, so that
- * every token chooses the experts 0 .. top_k - 1. */
-static char *checkpoint_of_one_choice(const char *model)
+/* The checkpoint (of one file, or four shards) with routers of zeros: all logits are equal, and ties go to the
+ * lower index, so that every token chooses the experts 0 .. top_k - 1. */
+static char *with_one_choice(const char *from)
 {
-    static const char zeros[4096];
     struct err err = { 0 };
     struct merged m = { 0 };
-    char from[128], path[256];
+    char path[512];
     char *folder = tiny_scratch_make();
-    snprintf(from, sizeof from, "tests/fixtures/models/%s", model);
     snprintf(path, sizeof path, "%s/model.safetensors", from);
-    const bool sharded = !file_exists(path);
-    for (int i = 1; i <= (sharded ? 4 : 1); i++) {
-        if (sharded)
-            snprintf(path, sizeof path, "%s/model-%05d-of-00004.safetensors", from, i);
-        merge_file(&m, path, zeros, sizeof zeros);
+    if (file_exists(path))
+        merge_file(&m, path);
+    for (int i = 1; m.n_file != 1 && i <= 4; i++) {
+        snprintf(path, sizeof path, "%s/model-%05d-of-00004.safetensors", from, i);
+        merge_file(&m, path);
     }
     char *to = file_join(folder, "model.safetensors");
     REQUIRE(safetensors_write(to, m.tensors, m.n, &err));
@@ -91,17 +89,52 @@ static char *checkpoint_of_one_choice(const char *model)
     return folder;
 }
 
+/* A model whose experts are most of it, in BF16: what they take depends on who is chosen. */
+static char *wide_experts(void)
+{
+    char *folder = tiny_scratch_make();
+    struct jamba_config config = tiny_config();
+    config.intermediate_size = 300;
+    config.num_experts = 5;
+    tiny_checkpoint_write(folder, &config, &(struct tiny_options){ .dtype = DTYPE_BF16 });
+    return folder;
+}
+
+/* The fixtures, and the wide experts; as they are, or with every token choosing the same experts. For the
+ * caller to remove. */
+enum { WIDE = TEST_N_MODEL, N_MODEL };
+
+static char *make_model(int i, bool one_choice)
+{
+    char fixture[128];
+    snprintf(fixture, sizeof fixture, "tests/fixtures/models/%s", test_model_names[i < WIDE ? i : 0]);
+    char *wide = i == WIDE ? wide_experts() : NULL;
+    if (!one_choice && wide != NULL)
+        return wide;
+    char *folder = with_one_choice(wide != NULL ? wide : fixture);
+    if (wide != NULL)
+        tiny_scratch_remove(wide);
+    return folder;
+}
+
+static const char *model_name(int i)
+{
+    return i < WIDE ? test_model_names[i] : "wide experts";
+}
+
 /* ---- a case ---- */
 
 struct setting {
     struct plan_shape shape;
     bool training, dropout, balance;
     int threads; /* each has scratch of its own */
+    bool bf16;   /* GEMMs on rounded operands, which need scratch */
 };
 
 /* A fresh adapter on nearly every kind of module, of all layers or (layer >= 0) of one: B is zero,
  * so that it changes no choice of experts. */
-static void open_adapted(struct engine *e, const char *base_model, int threads, int64_t layer)
+static void open_adapted(struct engine *e, const char *base_model, const struct setting *s,
+                         int64_t layer)
 {
     static const char *const targets[] = { "embed_tokens", "lm_head",   "q_proj",  "v_proj",
                                            "o_proj",       "in_proj",   "dt_proj", "x_proj",
@@ -116,8 +149,8 @@ static void open_adapted(struct engine *e, const char *base_model, int threads, 
                                      .layers_to_transform = &layer,
                                      .n_layer_to_transform = 1 };
     struct err err = { 0 };
-    REQUIRE(engine_open(e, &(struct engine_options){ .base_model = base_model, .threads = threads },
-                        &err));
+    const struct engine_options options = { .base_model = base_model, .threads = s->threads, .bf16 = s->bf16 };
+    REQUIRE(engine_open(e, &options, &err));
     REQUIRE(engine_choose(e, layer < 0 ? &all : &one, &err));
 }
 
@@ -225,7 +258,7 @@ static void for_each_setting(const char *model, const char *folder,
 static void check_full(const char *model, const char *folder, const struct setting *s)
 {
     struct engine e = { 0 };
-    open_adapted(&e, folder, s->threads, -1);
+    open_adapted(&e, folder, s, -1);
     const struct plan_bytes plan = plan_of(&e, s);
     allocate(&e, s, plan);
     fill(&e.stream, s->shape.pass_tokens, weights_config(e.weights)->vocab_size, 0);
@@ -238,7 +271,7 @@ static void check_full(const char *model, const char *folder, const struct setti
 static void check_third_layer_alone(const char *model, const char *folder, const struct setting *s)
 {
     struct engine e = { 0 };
-    open_adapted(&e, folder, s->threads, 2);
+    open_adapted(&e, folder, s, 2);
     const struct plan_bytes plan = plan_of(&e, s);
     allocate(&e, s, plan);
     fill(&e.stream, s->shape.pass_tokens, weights_config(e.weights)->vocab_size, 0);
@@ -276,7 +309,7 @@ static void check_ordinary(const char *model, const char *folder, const struct s
     (void)folder;
     char path[128];
     snprintf(path, sizeof path, "tests/fixtures/models/%s", model);
-    open_adapted(&e, path, s->threads, -1);
+    open_adapted(&e, path, s, -1);
     const struct plan_bytes plan = plan_of(&e, s);
     allocate(&e, s, plan);
     for (int i = 0; i < 5; i++) {
@@ -475,7 +508,7 @@ a_smaller_budget_takes_smaller_passes_then_recomputation_then_smaller_chunks(voi
     struct plan_wish wish = {
         .step_tokens = 1200, .longest = 300, .recompute = -1, .budget = SIZE_MAX
     };
-    open_adapted(&e, "tests/fixtures/models/dense_mqa_tied", 1, -1);
+    open_adapted(&e, "tests/fixtures/models/dense_mqa_tied", &plain_training, -1);
     struct choice c = { 0 };
     for (int i = 0; i < N; i++) {
         c = choose(&e, &wish, &err);
@@ -517,7 +550,7 @@ static void what_is_asked_for_is_kept(void **state)
     };
     struct engine e = { 0 };
     struct err err = { 0 };
-    open_adapted(&e, "tests/fixtures/models/dense_mqa_tied", 1, -1);
+    open_adapted(&e, "tests/fixtures/models/dense_mqa_tied", &plain_training, -1);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct choice c = choose(&e, &cases[i].wish, &err);
         assert_true(c.fits);

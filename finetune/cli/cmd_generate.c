@@ -44,7 +44,7 @@ const char cmd_generate_help[] =
     "  jambatune generate train.yaml --adapter out --prompt '' --seed 7\n"
     "  jambatune generate train.yaml --adapter out --greedy < prompt.txt\n";
 
-static const char usage[] = "generate [RECIPE] [key=value ...] [--prompt TEXT]";
+static const char usage[] = "jambatune generate [RECIPE] [key=value ...] [--prompt TEXT]";
 
 struct generate_options {
     const char *adapter, *prompt;
@@ -104,8 +104,6 @@ static bool read_stdin(struct text *out, struct err *err)
         return err_set(err, ERR_NO_INPUT,
                        "stdin: cannot be read: %s; give the prompt with --prompt TEXT",
                        strerror(errno));
-    if (out->failed)
-        return err_no_memory(err, "the prompt");
     if (out->len > 0 && out->data[out->len - 1] == '\n')
         out->len--;
     return true;
@@ -117,11 +115,13 @@ static bool encode_prompt(const struct tokenizer *tok, const char *prompt, struc
     struct text text = { 0 };
     bool ok = true;
     if (prompt != NULL)
-        ok = tokenizer_encode(tok, prompt, strlen(prompt), true, out, err);
+        text_puts(&text, prompt);
     else
         ok = read_stdin(&text, err);
-    if (ok && prompt == NULL)
-        ok = tokenizer_encode(tok, text.data != NULL ? text.data : "", text.len, true, out, err);
+    if (ok && text.failed)
+        ok = err_no_memory(err, "the prompt");
+    if (ok && !tokenizer_encode(tok, text.data != NULL ? text.data : "", text.len, true, out, err))
+        ok = err_prefix(err, prompt != NULL ? "--prompt" : "stdin");
     text_free(&text);
     return ok;
 }
@@ -181,11 +181,8 @@ static bool open_all(struct command *c, struct err *err)
     const struct engine_options options = { .base_model = r->base_model,
                                             .seed = r->seed,
                                             .threads = (int)r->threads };
-    if (!open_tokenizer(c, err))
-        return false;
-    if (!encode_prompt(c->tokenizer, prompt, &c->prompt, err))
-        return err->code == ERR_DATA && prompt != NULL ? err_prefix(err, "--prompt") : false;
-    if (!engine_open(&c->engine, &options, err) ||
+    if (!open_tokenizer(c, err) || !encode_prompt(c->tokenizer, prompt, &c->prompt, err) ||
+        !engine_open(&c->engine, &options, err) ||
         (adapter != NULL && !engine_choose_from(&c->engine, adapter, err)))
         return false;
     const struct jamba_config *config = weights_config(c->engine.weights);

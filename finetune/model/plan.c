@@ -29,14 +29,16 @@ static void measure_optimizer(struct backend *be, const struct lora_adapter *ada
         be, &(struct sum_squares_args){ .x = adapter->grads, .sum = &sum, .n = adapter->n_param });
 }
 
+/* Of training, or of an evaluation, which has neither dropout nor the load-balancing loss. */
 static void measure_pass(struct jamba *m, const struct plan_subject *subject, int64_t n_tok,
                          bool backward)
 {
     const struct stream s = { .n_tok = n_tok, .n_doc = n_tok };
     const struct jamba_pass pass = { .backward = backward,
                                      .grad_scale = 1,
-                                     .aux_scale = subject->balance ? 1 : 0,
-                                     .dropout = { .rate = subject->dropout ? 0.5 : 0 } };
+                                     .aux_scale = backward && subject->balance ? 1 : 0,
+                                     .dropout = { .rate =
+                                                      backward && subject->dropout ? 0.5 : 0 } };
     struct jamba_result result;
     jamba_run(m, &s, &pass, &result);
 }

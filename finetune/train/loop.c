@@ -141,7 +141,7 @@ static struct batch_bounds bounds_of(const struct train_data *d)
 
 bool trainer_open(struct trainer *t, const struct recipe *recipe, struct err *err)
 {
-    *t = (struct trainer){ .recipe = recipe, .best_loss = INFINITY };
+    *t = (struct trainer){ .recipe = recipe, .best_loss = (double)INFINITY };
     const struct engine_options options = engine_options_of(recipe);
     if (!engine_open(&t->engine, &options, err))
         return false;
@@ -157,7 +157,7 @@ bool trainer_open(struct trainer *t, const struct recipe *recipe, struct err *er
 
 bool trainer_open_shapes(struct trainer *t, const struct recipe *recipe, struct err *err)
 {
-    *t = (struct trainer){ .recipe = recipe, .best_loss = INFINITY };
+    *t = (struct trainer){ .recipe = recipe, .best_loss = (double)INFINITY };
     const struct engine_options options = engine_options_of(recipe);
     const int64_t n_doc = recipe->data.micro_batch_size * recipe->data.gradient_accumulation_steps;
     const struct batch_bounds bounds = { .n_tok = n_doc * recipe->data.sequence_len,

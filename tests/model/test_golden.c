@@ -12,13 +12,15 @@
  */
 static const double tolerance = REAL_IS_DOUBLE ? 2e-7 : 1e-5;
 
-/* Gradients smaller than this, in norm, are compared absolutely. In double: a tenth of the smallest
- * one that is not zero. In float the router of a two-token document has a gradient of 0.002 that is
- * left over from terms that cancel: 6e-6 to 2e-5 of it is rounding, whichever exp and instruction
- * set. */
-static const double gradient_floor = REAL_IS_DOUBLE ? 1e-4 : 2e-2;
+/* Gradients smaller than this, in norm, are compared absolutely: a tenth of the smallest one that
+ * is not zero. */
+static const double gradient_floor = 1e-4;
 
-static void check_gradients(const struct test_model *m, const char *prefix)
+/* In float a document of two tokens leaves a router a gradient of 0.002: what remains of products
+ * that cancel. 6e-6 to 3e-5 of it is rounding, depending on compiler and instruction set. */
+static const double short_gradient_floor = REAL_IS_DOUBLE ? 1e-4 : 5e-2;
+
+static void check_gradients(const struct test_model *m, const char *prefix, double floor)
 {
     int compared = 0;
     for (int64_t i = 0; i < m->adapter.n_slot; i++) {
@@ -32,8 +34,7 @@ static void check_gradients(const struct test_model *m, const char *prefix)
             const int64_t n = s->rank * (b ? s->module->out : s->module->in);
             const int64_t size = embedding && b ? s->rank * s->module->out : n;
             real *expected = test_golden(m, name, size);
-            const double error =
-                test_relative_error(b ? s->db : s->da, expected, size, gradient_floor);
+            const double error = test_relative_error(b ? s->db : s->da, expected, size, floor);
             if (!(error < tolerance))
                 fail_msg("%s: relative error %.3g", name, error);
             test_release(expected);
@@ -63,7 +64,7 @@ static void check_model(const char *name)
     r = test_run(&m, &m.stream, true);
     assert_true(fabs(r.loss_sum / (double)r.n_row - test_golden_double(&m, "lora_loss")) <
                 tolerance);
-    check_gradients(&m, "grad");
+    check_gradients(&m, "grad", gradient_floor);
     test_release(logprob);
     test_release(ours);
     test_model_close(&m);
@@ -115,7 +116,7 @@ static void experts_without_tokens_have_zero_gradients(void **state)
         const struct jamba_result r = test_run(&m, &s, true);
         assert_true(fabs(r.loss_sum / (double)r.n_row - test_golden_double(&m, "short_loss")) <
                     tolerance);
-        check_gradients(&m, "short_grad");
+        check_gradients(&m, "short_grad", short_gradient_floor);
         test_stream_free(&s);
         test_model_close(&m);
     }
@@ -138,7 +139,7 @@ static void load_balancing_loss_agrees(void **state)
         jamba_run(&m.jamba, &m.stream, &pass, &r);
         const double loss = r.loss_sum / (double)r.n_row + pass.aux_scale * r.aux_sum;
         assert_true(fabs(loss - test_golden_double(&m, "aux_loss")) < tolerance);
-        check_gradients(&m, "aux_grad");
+        check_gradients(&m, "aux_grad", gradient_floor);
         test_model_close(&m);
     }
 }

@@ -304,37 +304,109 @@ static double attention_loss(void *context)
     return weighted(c->o, c->d_o, c->s.n_tok * c->n_head * c->d);
 }
 
-static void check_attention(const int64_t *cuts, int64_t n_head, int64_t n_kv, int64_t d)
+/* shape: n_head, n_kv, d_head. */
+static void attention_init(struct attention *c, const int64_t *cuts, const int64_t shape[3])
 {
-    struct attention c = { .n_head = n_head, .n_kv = n_kv, .d = d };
-    sequence_init(&c.s, cuts);
-    const int64_t nq = c.s.n_tok * n_head * d, nk = c.s.n_tok * n_kv * d;
-    c.q = test_random(nq, 1, 1.5);
-    c.k = test_random(nk, 2, 1.5);
-    c.v = test_random(nk, 3, 1);
-    c.d_o = test_random(nq, 4, 1);
-    c.o = test_zeros(nq);
-    c.lse = test_zeros(c.s.n_tok * n_head);
-    c.dq = test_zeros(nq);
-    c.dk = test_zeros(nk);
-    c.dv = test_zeros(nk);
+    *c = (struct attention){ .n_head = shape[0], .n_kv = shape[1], .d = shape[2] };
+    sequence_init(&c->s, cuts);
+    const int64_t nq = c->s.n_tok * c->n_head * c->d, nk = c->s.n_tok * c->n_kv * c->d;
+    c->q = test_random(nq, 1, 1.5);
+    c->k = test_random(nk, 2, 1.5);
+    c->v = test_random(nk, 3, 1);
+    c->d_o = test_random(nq, 4, 1);
+    c->o = test_zeros(nq);
+    c->lse = test_zeros(c->s.n_tok * c->n_head);
+    c->dq = test_zeros(nq);
+    c->dk = test_zeros(nk);
+    c->dv = test_zeros(nk);
+}
+
+static void attention_free(struct attention *c)
+{
+    real *all[] = { c->q, c->k, c->v, c->o, c->lse, c->d_o, c->dq, c->dk, c->dv };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        test_release(all[i]);
+    test_backend_free(&c->s.t);
+}
+
+static void check_attention(const int64_t *cuts, const int64_t shape[3])
+{
+    struct attention c;
+    attention_init(&c, cuts, shape);
     attention_run(&c, true);
+    const int64_t nq = c.s.n_tok * c.n_head * c.d, nk = c.s.n_tok * c.n_kv * c.d;
     const struct test_variable v[] = { { "q", c.q, c.dq, nq },
                                        { "k", c.k, c.dk, nk },
                                        { "v", c.v, c.dv, nk } };
     test_check_gradients(attention_loss, &c, v, 3);
-    real *all[] = { c.q, c.k, c.v, c.o, c.lse, c.d_o, c.dq, c.dk, c.dv };
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        test_release(all[i]);
-    test_backend_free(&c.s.t);
+    attention_free(&c);
 }
 
 static void attention_gradient_over_chunks_and_documents(void **state)
 {
     (void)state;
-    check_attention(whole, 2, 1, 5);
-    check_attention(cut, 4, 2, 3);
-    check_attention(cut, 3, 3, 8);
+    check_attention(whole, (const int64_t[3]){ 2, 1, 5 });
+    check_attention(cut, (const int64_t[3]){ 4, 2, 3 });
+    check_attention(cut, (const int64_t[3]){ 3, 3, 8 });
+}
+
+/* ---- threads ---- */
+
+/* Runs with one thread and with more; every output must keep its bits. */
+static void compare_threads(struct test_backend *t, void (*run)(void *context), void *context,
+                            real *const *outputs, const int64_t *sizes, int n_output)
+{
+    real *first[8] = { NULL };
+    assert_in_range(n_output, 1, 8);
+    for (int n_thread = 1; n_thread <= 4; n_thread++) {
+        t->be.n_thread = n_thread;
+        for (int i = 0; i < n_output; i++)
+            memset(outputs[i], 0, (size_t)sizes[i] * sizeof(real));
+        run(context);
+        for (int i = 0; i < n_output; i++) {
+            if (n_thread == 1) {
+                first[i] = test_zeros(sizes[i]);
+                memcpy(first[i], outputs[i], (size_t)sizes[i] * sizeof(real));
+            }
+            assert_memory_equal(outputs[i], first[i], (size_t)sizes[i] * sizeof(real));
+        }
+    }
+    for (int i = 0; i < n_output; i++)
+        test_release(first[i]);
+}
+
+static void scan_both_ways(void *context)
+{
+    scan_run(context, true);
+}
+
+static void threads_change_no_bit_of_a_scan(void **state)
+{
+    (void)state;
+    struct scan s;
+    scan_init(&s, cut, 150, 4); /* three groups of channels */
+    const int64_t nd = s.s.n_tok * s.d, nn = s.s.n_tok * s.n;
+    real *const outputs[] = { s.y, s.du, s.ddt, s.dz, s.db, s.dc, s.h, s.dh };
+    const int64_t sizes[] = { nd, nd, nd, nd, nn, nn, s.n * s.d, s.n * s.d };
+    compare_threads(&s.s.t, scan_both_ways, &s, outputs, sizes, 8);
+    scan_free(&s);
+}
+
+static void attention_both_ways(void *context)
+{
+    attention_run(context, true);
+}
+
+static void threads_change_no_bit_of_attention(void **state)
+{
+    (void)state;
+    struct attention c;
+    attention_init(&c, cut, (const int64_t[3]){ 6, 2, 5 });
+    const int64_t nq = c.s.n_tok * c.n_head * c.d, nk = c.s.n_tok * c.n_kv * c.d;
+    real *const outputs[] = { c.o, c.lse, c.dq, c.dk, c.dv };
+    const int64_t sizes[] = { nq, c.s.n_tok * c.n_head, nq, nk, nk };
+    compare_threads(&c.s.t, attention_both_ways, &c, outputs, sizes, 5);
+    attention_free(&c);
 }
 
 int main(void)
@@ -344,6 +416,8 @@ int main(void)
         cmocka_unit_test(scan_gradient_over_chunks_and_documents),
         cmocka_unit_test(scan_ignores_the_document_before),
         cmocka_unit_test(attention_gradient_over_chunks_and_documents),
+        cmocka_unit_test(threads_change_no_bit_of_a_scan),
+        cmocka_unit_test(threads_change_no_bit_of_attention),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -141,7 +141,7 @@ static bool allocate(struct engine *e, const struct eval_data *d, const struct r
         .longest = longest,
         .chunk_tokens = recipe->chunk_tokens,
         .recompute = RECOMPUTE_LAYER,
-        .budget = recipe->memory_budget > 0 ? (size_t)recipe->memory_budget : plan_machine_memory(),
+        .budget = plan_budget(recipe->memory_budget),
     };
     struct engine_memory memory = { .adapter_dir = adapter };
     return plan_choose(&subject, &wish, &memory.shape, &memory.bytes, err) &&
@@ -194,7 +194,8 @@ static int eval(const struct recipe *recipe, const struct eval_options *o)
     const struct engine_options options = { .base_model = recipe->base_model,
                                             .seed = recipe->seed,
                                             .threads = (int)recipe->threads,
-                                            .bf16 = recipe->precision == PRECISION_BF16 && cpu_has_bf16() };
+                                            .bf16 = recipe->precision == PRECISION_BF16 &&
+                                                    cpu_has_bf16() };
     const bool ok = engine_open(&e, &options, &err) &&
                     (o->adapter == NULL || engine_choose_from(&e, o->adapter, &err)) &&
                     load_data(&d, recipe, weights_config(e.weights), o, &err) &&

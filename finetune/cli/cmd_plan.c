@@ -47,8 +47,7 @@ static int plan(const struct recipe *recipe, bool json)
     int code = 0;
     const bool fits = trainer_open_shapes(&t, recipe, &err);
     const bool planned = fits || (err.code == ERR_NO_MEMORY && t.bytes.total > 0);
-    const size_t budget =
-        recipe->memory_budget > 0 ? (size_t)recipe->memory_budget : plan_machine_memory();
+    const size_t budget = plan_budget(recipe->memory_budget);
     if (planned && json) {
         code = print_json(&t, budget);
     } else if (planned) {

@@ -15,10 +15,29 @@ const char *recompute_name(enum recompute recompute)
     return names[recompute];
 }
 
+/* The limit of the control group this process runs in (a container's), or SIZE_MAX. */
+static size_t group_limit(void)
+{
+    unsigned long long bytes = 0;
+    FILE *file = fopen("/sys/fs/cgroup/memory.max", "r");
+    if (file == NULL)
+        return SIZE_MAX;
+    const bool limited = fscanf(file, "%llu", &bytes) == 1 && bytes > 0; /* "max": no limit */
+    fclose(file);
+    return limited ? (size_t)bytes : SIZE_MAX;
+}
+
 size_t plan_machine_memory(void)
 {
     const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    return pages > 0 && page > 0 ? (size_t)pages * (size_t)page : SIZE_MAX / 2;
+    const size_t machine = pages > 0 && page > 0 ? (size_t)pages * (size_t)page : SIZE_MAX / 2;
+    const size_t group = group_limit();
+    return machine < group ? machine : group;
+}
+
+size_t plan_budget(int64_t memory_budget)
+{
+    return memory_budget > 0 ? (size_t)memory_budget : plan_machine_memory() / 8 * 7;
 }
 
 /* The optimizer's part of a step. */

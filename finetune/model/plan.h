@@ -62,7 +62,11 @@ bool plan_choose(const struct plan_subject *subject, const struct plan_wish *wis
 /* "none", "scan", "layer". */
 const char *recompute_name(enum recompute recompute);
 
-/* Bytes of memory of this machine. */
+/* Bytes of memory of this machine, or of the container it runs in. */
 size_t plan_machine_memory(void);
+
+/* What a run may take: memory_budget, or when that is 0 seven eighths of the machine's memory: the
+ * rest is the system's. */
+size_t plan_budget(int64_t memory_budget);
 
 #endif

@@ -17,18 +17,35 @@
 
 /* ---- opening ---- */
 
+/* A message that begins with a key ("lora_target_modules: 'q_porj' ...") gets the place where the
+ * recipe sets it. */
+static bool add_place(const struct recipe *r, struct err *err)
+{
+    char key[64];
+    const size_t n = strcspn(err->text, ":");
+    if (n < sizeof key) {
+        memcpy(key, err->text, n);
+        key[n] = '\0';
+        const char *origin = recipe_origin(r, key);
+        if (origin != NULL)
+            err_prefix(err, "%s", origin);
+    }
+    return false;
+}
+
 static bool check_supported(const struct recipe *r, const struct jamba_config *config,
                             struct err *err)
 {
     if (r->device == DEVICE_CUDA)
         return err_set(err, ERR_RECIPE,
-                       "device: cuda is asked for, but this build has no CUDA backend; use "
-                       "device: cpu or auto");
+                       "device: is cuda, but this build has no CUDA backend; use cpu or auto") ||
+               add_place(r, err);
     if (r->precision == PRECISION_BF16 && !cpu_has_bf16())
         return err_set(err, ERR_RECIPE,
                        "precision: bf16 needs a processor with AVX-512 BF16, which this one lacks "
                        "(a bfloat16 checkpoint is used as it is stored in either case); use "
-                       "precision: fp32 or auto");
+                       "fp32 or auto") ||
+               add_place(r, err);
     if (config->attention_dropout > 0)
         return err_set(
             err, ERR_DATA,
@@ -59,22 +76,6 @@ static unsigned given_keys(const struct recipe *r)
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         given |= recipe_origin(r, keys[i].key) != NULL ? keys[i].bit : 0;
     return given;
-}
-
-/* lora/ names the key at fault ("lora_target_modules: 'q_porj' ..."); the recipe knows where it
- * stands. */
-static bool add_place(const struct recipe *r, struct err *err)
-{
-    char key[64];
-    const size_t n = strcspn(err->text, ":");
-    if (n < sizeof key) {
-        memcpy(key, err->text, n);
-        key[n] = '\0';
-        const char *origin = recipe_origin(r, key);
-        if (origin != NULL)
-            err_prefix(err, "%s", origin);
-    }
-    return false;
 }
 
 static bool choose_modules(struct trainer *t, struct err *err)
@@ -113,7 +114,7 @@ static bool make_plan(struct trainer *t, struct batch_bounds bounds, struct err 
         .longest = bounds.longest,
         .chunk_tokens = r->chunk_tokens,
         .recompute = policies[r->gradient_checkpointing],
-        .budget = r->memory_budget > 0 ? (size_t)r->memory_budget : plan_machine_memory(),
+        .budget = plan_budget(r->memory_budget),
     };
     return plan_choose(&subject, &wish, &t->shape, &t->bytes, err);
 }

@@ -298,7 +298,7 @@ check 'are all reported' same "jambatune: $scratch/bad.jsonl:2: \"input_ids\"[1]
 jambatune: $scratch/bad.jsonl:3: \"input_ids\" is missing; each record needs it
 jambatune: $scratch/bad.jsonl:4: \"labels\" has 1 elements; expected 2, one for each of \"input_ids\"
 jambatune: $scratch/bad.jsonl:5: not valid JSON: column 19: ']' expected near end of file
-jambatune: lora_target_modules: 'q_porj' matches no module; did you mean 'q_proj'?
+jambatune: command line: lora_target_modules=[q_porj]: lora_target_modules: 'q_porj' matches no module; did you mean 'q_proj'?
 jambatune: $scratch/out: output_dir is a file; expected a folder, or nothing there" "$(cat "$err")"
 rm "$scratch/out"
 refuses_text="jambatune: $scratch/pair.jsonl:1: is text, but there is no tokenizer to read it with"
@@ -307,10 +307,10 @@ check 'text without a tokenizer' same "65: $refuses_text" "$code: $(cat "$err")"
 run validate "$scratch/train.yaml" excess_length_strategy=raise sequence_len=4
 check 'records that are too long' same "65: jambatune: $scratch/data.jsonl:1: has 5 tokens, more than sequence_len 4; raise it, or set excess_length_strategy to truncate, split or drop
 jambatune: $scratch/data.jsonl:3: has 9 tokens, more than sequence_len 4" "$code: $(cat "$err")"
-refuses_cuda="jambatune: device: cuda is asked for, but this build has no CUDA backend; use device: cpu or auto"
+refuses_cuda="jambatune: command line: device=cuda: device: is cuda, but this build has no CUDA backend; use cpu or auto"
 run validate "$scratch/train.yaml" device=cuda lora_target_modules='[q_porj]'
 check 'a device that is not there' same "78: $refuses_cuda
-jambatune: lora_target_modules: 'q_porj' matches no module; did you mean 'q_proj'?" "$code: $(cat "$err")"
+jambatune: command line: lora_target_modules=[q_porj]: lora_target_modules: 'q_porj' matches no module; did you mean 'q_proj'?" "$code: $(cat "$err")"
 run validate "$scratch/train.yaml" memory_budget=1KiB
 check 'a run that does not fit' same 71 "$code"
 check 'says so' grep -q '^jambatune: the run does not fit: it needs ' "$err"
@@ -318,7 +318,7 @@ run validate "$scratch/train.yaml" lora_target_modules='[router]'
 check 'warnings are no fault' same 0 "$code"
 check 'but are told' grep -q '^jambatune: warning: router: ' "$err"
 run validate "$scratch/train.yaml" lora_model_dir=$models/moe_gqa_untied/adapter lora_r=2
-check 'an adapter that is something else' same "78: jambatune: lora_r: is 2, but the adapter in lora_model_dir has r 4; leave the key out or train a new adapter" "$code: $(cat "$err")"
+check 'an adapter that is something else' same "78: jambatune: command line: lora_r=2: lora_r: is 2, but the adapter in lora_model_dir has r 4; leave the key out or train a new adapter" "$code: $(cat "$err")"
 run validate "$scratch/train.yaml" base_model="$scratch/broken"
 check 'a checkpoint without weights does not hide the data' same 66 "$code"
 shows '^data +.*: 3 records'

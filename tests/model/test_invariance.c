@@ -133,6 +133,74 @@ static void documents_in_one_stream_equal_each_alone(void **state)
     }
 }
 
+/* An adapter of m's modules in layers `from` and above and in the head, with m's values. */
+static void open_upper(const struct test_model *m, int64_t from, struct arena *arena,
+                       struct lora_adapter *upper)
+{
+    struct err err = { 0 };
+    struct lora_choice *choices = calloc((size_t)m->n_module, sizeof *choices);
+    assert_non_null(choices);
+    for (int64_t i = 0; i < m->n_module; i++) {
+        const struct lora_module *module = &m->modules[i];
+        choices[i] = m->choices[i];
+        choices[i].on = choices[i].on && (module->layer >= from || module->kind == LORA_LM_HEAD);
+    }
+    const struct lora_adapter_args args = { m->modules, m->n_module, choices, arena, true };
+    if (!lora_adapter_init(upper, &args, &err))
+        fail_msg("%s", err.text);
+    for (int64_t i = 0; i < m->n_module; i++) {
+        const struct lora_slot *to = lora_adapter_slot(upper, i);
+        const struct lora_slot *own = lora_adapter_slot(&m->adapter, i);
+        if (to == NULL)
+            continue;
+        memcpy(to->a, own->a, (size_t)(own->rank * own->module->in) * sizeof(real));
+        memcpy(to->b, own->b, (size_t)(own->rank * own->module->out) * sizeof(real));
+    }
+    free(choices);
+}
+
+/* The backward ends at the lowest adapted layer. What it leaves out is nobody's gradient: those of
+ * an adapter that has no say below (B = 0) are the same. */
+static void an_adapter_of_the_upper_layers_has_the_same_gradients(void **state)
+{
+    (void)state;
+    for (int i = 0; i < TEST_N_MODEL; i++) {
+        struct test_model m;
+        test_model_open(&m, test_model_names[i], "golden.safetensors");
+        m.jamba.chunk_tokens = 12;
+        for (int64_t from = 1; from <= weights_config(m.weights)->num_hidden_layers; from++) {
+            struct lora_adapter upper = { 0 };
+            struct arena arena;
+            struct err err = { 0 };
+            assert_true(arena_init(&arena, "upper", (size_t)64 << 20, &err));
+            open_upper(&m, from, &arena, &upper);
+            for (int64_t k = 0; k < m.adapter.n_slot; k++) {
+                const struct lora_slot *s = &m.adapter.slots[k];
+                if (s->module->layer < from && s->module->kind != LORA_LM_HEAD)
+                    memset(s->b, 0, (size_t)(s->rank * s->module->out) * sizeof(real));
+            }
+            struct outcome all = run(&m, &m.stream);
+            m.jamba.adapter = &upper;
+            memset(upper.grads, 0, (size_t)upper.n_param * sizeof(real));
+            struct outcome alone = run(&m, &m.stream);
+            m.jamba.adapter = &m.adapter;
+            assert_true(alone.loss == all.loss);
+            for (int64_t k = 0; k < upper.n_slot; k++) {
+                const struct lora_slot *s = &upper.slots[k];
+                const struct lora_slot *own = lora_adapter_slot(&m.adapter, s->module - m.modules);
+                assert_memory_equal(s->da, all.grads + (own->da - m.adapter.grads),
+                                    (size_t)(s->rank * (s->module->in + s->module->out)) *
+                                        sizeof(real));
+            }
+            test_release(all.grads);
+            test_release(alone.grads);
+            lora_adapter_free(&upper);
+            arena_free(&arena);
+        }
+        test_model_close(&m);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -140,6 +208,7 @@ int main(void)
         cmocka_unit_test(every_policy_gives_the_same_bits),
         cmocka_unit_test(every_number_of_threads_gives_the_same_bits),
         cmocka_unit_test(documents_in_one_stream_equal_each_alone),
+        cmocka_unit_test(an_adapter_of_the_upper_layers_has_the_same_gradients),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -245,15 +245,10 @@ struct check_args {
 static void for_each_setting(const struct check_args *args,
                              void (*check)(const struct check_args *args, const struct setting *s))
 {
-    const struct setting settings[] = {
+    static const struct setting settings[] = {
         { .threads = 1 },
         { .training = true, .threads = 2 },
-        { .training = true, .dropout = true, .threads = 1 },
-        { .training = true,
-          .dropout = true,
-          .balance = true,
-          .threads = 1,
-          .bf16 = !REAL_IS_DOUBLE && cpu_has_bf16() },
+        { .training = true, .dropout = true, .balance = true, .threads = 1 },
     };
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
         for (int j = 0; j < N_POLICY * N_CHUNK; j++) {
@@ -261,6 +256,8 @@ static void for_each_setting(const struct check_args *args,
             s.shape = (struct plan_shape){ .pass_tokens = PASS_TOKENS,
                                            .chunk_tokens = chunk_sizes[j % N_CHUNK],
                                            .recompute = (enum recompute)(j / N_CHUNK) };
+            s.bf16 = s.dropout && s.shape.recompute == RECOMPUTE_SCAN && !REAL_IS_DOUBLE &&
+                     cpu_has_bf16();
             if (s.training || s.shape.recompute == RECOMPUTE_LAYER) /* else there is no policy */
                 check(args, &s);
         }

@@ -367,7 +367,7 @@ static void keys_that_contradict_the_adapter_are_errors(void **state)
         { "lora_alpha=3", "command line: lora_alpha=3: lora_alpha: is 3, but the adapter in "
                           "lora_model_dir has lora_alpha 8; leave the key "
                           "out or train a new adapter" },
-        { "use_rslora=true", "command line: use_rslora=true: peft_use_rslora: is true, but the "
+        { "use_rslora=true", "command line: use_rslora=true: use_rslora: is true, but the "
                              "adapter in lora_model_dir has use_rslora false; "
                              "leave the key out or train a new adapter" },
     };
@@ -419,7 +419,8 @@ static void what_cannot_be_trained_is_refused_before_it_begins(void **state)
     char *folder = runs_make("dense_mqa_tied");
     expect_refused(
         folder, KEYS("device=cuda"), ERR_RECIPE,
-        "device: cuda is asked for, but this build has no CUDA backend; use device: cpu or auto");
+        "command line: device=cuda: device: is cuda, but this build has no CUDA backend; use cpu or "
+        "auto");
     expect_refused(folder, KEYS("lora_target_modules=[q_porj]"), ERR_RECIPE,
                    "command line: lora_target_modules=[q_porj]: lora_target_modules: 'q_porj' "
                    "matches no module; did you mean 'q_proj'?");

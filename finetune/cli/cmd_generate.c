@@ -9,6 +9,7 @@
 #include "finetune/cli/commands.h"
 #include "finetune/generate/text.h"
 #include "kernels/core/text.h"
+#include "kernels/cpu/cpu.h"
 
 const char cmd_generate_help[] =
     "usage: jambatune generate [RECIPE] [key=value ...] [--adapter DIR] [--prompt TEXT]\n"
@@ -89,12 +90,13 @@ static bool read_stdin(struct text *out, struct err *err)
 {
     if (isatty(STDIN_FILENO))
         cli_note("reading the prompt from the terminal: end it with Ctrl-D on a line of its own, "
-                 "or give "
-                 "--prompt TEXT");
+                 "or give --prompt TEXT");
+    /* Less than asked for is the end: on a terminal another read would wait for a second one. */
     char buffer[16384];
-    size_t n = 0;
+    size_t n = sizeof buffer;
     errno = 0;
-    while ((n = fread(buffer, 1, sizeof buffer, stdin)) > 0) {
+    while (n == sizeof buffer) {
+        n = fread(buffer, 1, sizeof buffer, stdin);
         text_append(out, buffer, n);
         if (out->len > PROMPT_LIMIT)
             return err_set(err, ERR_DATA, "stdin: the prompt is longer than %d MiB",
@@ -180,7 +182,9 @@ static bool open_all(struct command *c, struct err *err)
     const char *prompt = c->options->prompt, *adapter = c->options->adapter;
     const struct engine_options options = { .base_model = r->base_model,
                                             .seed = r->seed,
-                                            .threads = (int)r->threads };
+                                            .threads = (int)r->threads,
+                                            .bf16 =
+                                                r->precision == PRECISION_BF16 && cpu_has_bf16() };
     if (!open_tokenizer(c, err) || !encode_prompt(c->tokenizer, prompt, &c->prompt, err) ||
         !engine_open(&c->engine, &options, err) ||
         (adapter != NULL && !engine_choose_from(&c->engine, adapter, err)))

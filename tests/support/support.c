@@ -98,7 +98,7 @@ void test_check_gradients(double (*loss)(void *context), void *context,
     if (!REAL_IS_DOUBLE)
         return;
     for (int i = 0; i < n_variable; i++) {
-        const double error = test_gradient_error(loss, context, &v[i], 400);
+        const double error = test_gradient_error(loss, context, &v[i], 200);
         if (!(error < gradient_tolerance))
             fail_msg("gradient of %s: error %.3g", v[i].name, error);
     }

@@ -193,9 +193,26 @@ void trainer_warnings(const struct trainer *t, struct text *out)
 
 /* ---- files ---- */
 
+/* An update of a finite gradient can still overflow (a rate without measure): such an adapter is no
+ * adapter. */
+static bool check_finite(struct trainer *t, struct err *err)
+{
+    double sum = 0;
+    op_sum_squares(&t->engine.be, &(struct sum_squares_args){ .x = t->engine.adapter.params,
+                                                              .sum = &sum,
+                                                              .n = t->engine.adapter.n_param });
+    return isfinite(sum) ||
+           err_set(err, ERR_NUMERICS,
+                   "the adapter holds values that are not finite after step %" PRId64
+                   " and is not written; lower learning_rate",
+                   t->step);
+}
+
 /* The adapter and the recipe that made it, into dir. */
 static bool save(struct trainer *t, const char *dir, struct err *err)
 {
+    if (!check_finite(t, err))
+        return false;
     const struct peft_model_facts facts = facts_of(t);
     struct text dump = { 0 };
     char *path = file_join(dir, "recipe.yaml");

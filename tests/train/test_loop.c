@@ -300,25 +300,64 @@ static void the_recipe_stands_beside_the_adapters(void **state)
     tiny_scratch_remove(folder);
 }
 
+/* They may be longer than any step of the training: the plan has room for them. */
 static void files_of_their_own_validate_all_their_documents(void **state)
 {
     (void)state;
     char *folder = runs_make("dense_mqa_tied");
     char key[512];
-    runs_write_documents(folder, "other.jsonl", 30, 41);
+    struct text other = { 0 };
+    for (int d = 30; d < 40; d++)
+        runs_write_document(&other, d);
+    text_puts(&other, "{\"input_ids\": [3");
+    for (int i = 1; i < 31; i++)
+        text_printf(&other, ", %d", 3 + i);
+    text_puts(&other, "]}\n");
+    tiny_file_write(folder, "other.jsonl", other.data, other.len);
     snprintf(key, sizeof key, "test_datasets=[{path: %s/other.jsonl, type: input_ids}]", folder);
     struct run r;
-    run_open(&r, folder, "out", KEYS("val_set_size=0", key, "max_steps=1"));
+    run_open(&r, folder, "out", KEYS("val_set_size=0", key, "max_steps=1", "micro_batch_size=1"));
     assert_int_equal(r.t.data.split.n_train, RUNS_DOCS);
     assert_int_equal(r.t.data.n_validation, 11);
+    assert_int_equal(r.t.shape.pass_tokens, 31);
     assert_true(run_go(&r, NULL));
     json_t *lines = runs_metrics(folder, "out");
     expect_loss(runs_number(json_array_get(lines, 0), "eval_loss"), validation_loss(&r, NULL));
     assert_int_equal(runs_number(json_array_get(lines, 0), "eval_tokens"),
                      r.t.data.own_report.n_target);
     json_decref(lines);
+    text_free(&other);
     run_close(&r);
     tiny_scratch_remove(folder);
+}
+
+/* ---- memory ---- */
+
+/* Experts that are most of the model: dropout is what their backward needs most. */
+#define PLAN_KEYS                                                                                  \
+    "gradient_checkpointing=layer", "val_set_size=0", "micro_batch_size=20", "max_steps=1"
+
+static void a_run_with_dropout_stays_within_its_plan(void **state)
+{
+    (void)state;
+    char *checkpoint = tiny_scratch_make();
+    struct jamba_config config = tiny_config();
+    config.intermediate_size = 300;
+    config.num_experts = 2; /* both chosen by every token */
+    tiny_checkpoint_write(checkpoint, &config, &(struct tiny_options){ .dtype = DTYPE_BF16 });
+    char *folder = runs_make(checkpoint);
+    struct run r;
+    run_open(&r, folder, "out", KEYS(PLAN_KEYS));
+    const size_t without = r.t.bytes.scratch;
+    run_close(&r);
+    run_open(&r, folder, "out", KEYS(PLAN_KEYS, "lora_dropout=0.1"));
+    assert_true(r.t.bytes.scratch > without);
+    if (!run_go(&r, NULL))
+        fail_msg("%s", r.err.text);
+    assert_true(r.t.engine.scratch.peak > without && r.t.engine.scratch.peak <= r.t.bytes.scratch);
+    run_close(&r);
+    tiny_scratch_remove(folder);
+    tiny_scratch_remove(checkpoint);
 }
 
 /* ---- continuing from an adapter ---- */
@@ -417,10 +456,10 @@ static void what_cannot_be_trained_is_refused_before_it_begins(void **state)
 {
     (void)state;
     char *folder = runs_make("dense_mqa_tied");
-    expect_refused(
-        folder, KEYS("device=cuda"), ERR_RECIPE,
-        "command line: device=cuda: device: is cuda, but this build has no CUDA backend; use cpu or "
-        "auto");
+    expect_refused(folder, KEYS("device=cuda"), ERR_RECIPE,
+                   "command line: device=cuda: device: is cuda, but this build has no CUDA "
+                   "backend; use cpu or "
+                   "auto");
     expect_refused(folder, KEYS("lora_target_modules=[q_porj]"), ERR_RECIPE,
                    "command line: lora_target_modules=[q_porj]: lora_target_modules: 'q_porj' "
                    "matches no module; did you mean 'q_proj'?");
@@ -524,6 +563,7 @@ int main(void)
         cmocka_unit_test(a_bad_run_keeps_the_adapter_it_began_with_as_the_best),
         cmocka_unit_test(the_recipe_stands_beside_the_adapters),
         cmocka_unit_test(files_of_their_own_validate_all_their_documents),
+        cmocka_unit_test(a_run_with_dropout_stays_within_its_plan),
         cmocka_unit_test(continuing_takes_choices_and_tensors_from_the_adapter),
         cmocka_unit_test(keys_that_contradict_the_adapter_are_errors),
         cmocka_unit_test(what_cannot_be_trained_is_refused_before_it_begins),

@@ -147,6 +147,27 @@ static void what_is_in_the_mix_matters(void **state)
     tiny_scratch_remove(folder);
 }
 
+/* Steps over the same documents with a rate that moves nothing: only the masks differ. */
+static void dropout_masks_are_new_in_every_step(void **state)
+{
+    (void)state;
+    static const char *const rates[] = { "lora_dropout=0", "lora_dropout=0.2" };
+    char *folder = runs_make(MODEL);
+    for (int i = 0; i < 2; i++) {
+        run_whole(folder, "out",
+                  KEYS(rates[i], "learning_rate=1e-30", "shuffle=false", "val_set_size=0",
+                       "micro_batch_size=20", "max_steps=3"));
+        json_t *lines = runs_metrics(folder, "out");
+        double norm[3];
+        for (size_t s = 0; s < 3; s++)
+            norm[s] = runs_number(json_array_get(lines, s), "grad_norm");
+        assert_int_equal(norm[0] == norm[1], i == 0);
+        assert_int_equal(norm[1] == norm[2], i == 0);
+        json_decref(lines);
+    }
+    tiny_scratch_remove(folder);
+}
+
 /* ---- sample packing ---- */
 
 /* Packed steps hold documents in order until the next would exceed the step's tokens; an epoch
@@ -212,6 +233,7 @@ int main(void)
         cmocka_unit_test(chunk_sizes_change_only_rounding),
         cmocka_unit_test(passes_change_only_rounding),
         cmocka_unit_test(what_is_in_the_mix_matters),
+        cmocka_unit_test(dropout_masks_are_new_in_every_step),
         cmocka_unit_test(packed_steps_fill_their_tokens_and_an_epoch_holds_every_document_once),
         cmocka_unit_test(packing_is_a_choice_of_documents_and_nothing_else),
     };

@@ -119,16 +119,25 @@ static bool fsync_folder(const char *path, struct err *err)
     return ok;
 }
 
+/* Whether path is there as something that must not be replaced: a device, a pipe, a terminal. */
+static bool is_special(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && !S_ISREG(st.st_mode);
+}
+
 bool file_writer_open(struct file_writer *w, const char *path, struct err *err)
 {
+    const bool direct = is_special(path);
     *w = (struct file_writer){ .fd = -1, .is_open = true };
     w->path = text_copy(path);
-    w->temporary = text_format("%s.tmp.%ld", path, (long)getpid());
-    if (w->path == NULL || w->temporary == NULL) {
+    w->temporary = direct ? NULL : text_format("%s.tmp.%ld", path, (long)getpid());
+    if (w->path == NULL || (w->temporary == NULL && !direct)) {
         file_writer_abandon(w);
         return err_no_memory(err, path);
     }
-    w->fd = open(w->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    w->fd = direct ? open(path, O_WRONLY | O_CLOEXEC)
+                   : open(w->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (w->fd < 0) {
         err_set(err, ERR_CANT_CREATE, "%s: cannot be created: %s", path, strerror(errno));
         file_writer_abandon(w);
@@ -154,13 +163,14 @@ bool file_writer_append(struct file_writer *w, const void *data, size_t size, st
 
 bool file_writer_commit(struct file_writer *w, struct err *err)
 {
-    bool ok = fsync(w->fd) == 0;
+    const bool direct = w->temporary == NULL;
+    bool ok = direct || fsync(w->fd) == 0;
     ok = close(w->fd) == 0 && ok;
     w->fd = -1;
-    ok = ok && rename(w->temporary, w->path) == 0;
+    ok = ok && (direct || rename(w->temporary, w->path) == 0);
     if (!ok) {
         err_set(err, ERR_IO, "%s: cannot be written: %s", w->path, strerror(errno));
-    } else {
+    } else if (!direct) {
         free(w->temporary); /* renamed: nothing is left to remove */
         w->temporary = NULL;
         ok = fsync_folder(w->path, err);

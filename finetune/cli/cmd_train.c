@@ -1,9 +1,10 @@
 /* jambatune train: the recipe's run, shown. */
 #include <inttypes.h>
-#include <math.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "finetune/cli/cli.h"
 #include "finetune/cli/commands.h"
@@ -30,7 +31,8 @@ const char cmd_train_help[] =
     "each value\n"
     "  metrics.jsonl                                    one object a step, one per evaluation\n"
     "\n"
-    "INT or TERM: the adapter so far is written whole, exit status 75. A step with a non-finite "
+    "INT, TERM or HUP: the adapter so far is written whole, exit status 75; a second one ends at "
+    "once. A step with a non-finite "
     "loss or gradient\n"
     "is left out and logged with its documents; after max_nonfinite_steps of them the run stops "
     "with 76.\n"
@@ -38,24 +40,45 @@ const char cmd_train_help[] =
     "  jambatune train recipes/quickstart/quickstart.yaml\n"
     "  jambatune train train.yaml learning_rate=1e-4 lora_r=16 output_dir=run2\n";
 
-/* Raised by INT and TERM, polled at every pass: the one thing a signal handler may touch. */
+/* Raised by a signal, polled at every pass. */
 static volatile sig_atomic_t stop_raised;
 
-static void raise_stop(int signal_number)
+static void stop_signals(sigset_t *set)
 {
-    (void)signal_number;
-    stop_raised = 1;
+    sigemptyset(set);
+    sigaddset(set, SIGINT);
+    sigaddset(set, SIGTERM);
+    sigaddset(set, SIGHUP);
 }
 
-static void catch_signals(void)
+/* Waits for the first signal, which asks the run to stop; a second one ends the program at once. */
+static void *await_signals(void *unused)
 {
-    struct sigaction action;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = raise_stop;
-    action.sa_flags = (int)SA_RESETHAND; /* a second one ends the program at once */
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    (void)unused;
+    sigset_t set;
+    int number = 0;
+    stop_signals(&set);
+    while (sigwait(&set, &number) != 0)
+        ;
+    stop_raised = 1;
+    while (sigwait(&set, &number) != 0)
+        ;
+    _exit(128 + number);
+}
+
+/* Signals go to a thread of their own and are blocked in every other, which inherit that: a
+ * handler's frame on the stack of a thread inside oneDNN's generated code, which works below its
+ * stack pointer, corrupts the run. */
+static bool catch_signals(struct err *err)
+{
+    sigset_t set;
+    pthread_t thread;
+    stop_signals(&set);
+    if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0 ||
+        pthread_create(&thread, NULL, await_signals, NULL) != 0)
+        return err_set(err, ERR_NO_MEMORY, "no thread could be started to wait for signals");
+    pthread_detach(thread);
+    return true;
 }
 
 static void print_report(const char *name, const struct document_report *r)
@@ -131,9 +154,8 @@ static int train(const struct recipe *recipe)
                                        .on_step = progress_step,
                                        .on_eval = progress_eval,
                                        .stop = &stop_raised };
-    catch_signals();
-    bool ok =
-        trainer_open(&t, recipe, &err) && print_opening(&t, &err) && trainer_run(&t, &watch, &err);
+    const bool ok = catch_signals(&err) && trainer_open(&t, recipe, &err) &&
+                    print_opening(&t, &err) && trainer_run(&t, &watch, &err);
     progress_end(&progress);
     if (ok)
         print_closing(&t);

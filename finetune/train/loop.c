@@ -1,11 +1,15 @@
 #include "finetune/train/loop.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "finetune/train/evaluate.h"
 #include "finetune/train/optim.h"
@@ -173,6 +177,8 @@ void trainer_close(struct trainer *t)
 {
     struct err ignored;
     metrics_close(&t->metrics, &ignored);
+    if (t->recipe != NULL && t->lock >= 0)
+        close(t->lock);
     train_data_free(&t->data);
     engine_close(&t->engine);
     *t = (struct trainer){ 0 };
@@ -232,6 +238,34 @@ static bool save_best(struct trainer *t, struct err *err)
     const bool ok = dir != NULL ? save(t, dir, err) : err_no_memory(err, t->recipe->output_dir);
     free(dir);
     return ok;
+}
+
+/* Removes a best/ that an earlier run left in the folder, when this one had nothing to choose by.
+ */
+static void remove_stale_best(const struct trainer *t)
+{
+    static const char *const names[] = { "best/" PEFT_CONFIG_NAME, "best/" PEFT_TENSORS_NAME,
+                                         "best/recipe.yaml", "best" };
+    for (size_t i = 0; i < sizeof names / sizeof *names && t->n_eval == 0; i++) {
+        char *path = file_join(t->recipe->output_dir, names[i]);
+        if (path != NULL)
+            (void)remove(path); /* a folder with other files in it stays */
+        free(path);
+    }
+}
+
+/* Two runs must not share a folder: a lock on the folder itself, which the kernel frees with the
+ * process. */
+static bool lock_output(struct trainer *t, struct err *err)
+{
+    const char *dir = t->recipe->output_dir;
+    t->lock = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (t->lock < 0)
+        return err_set(err, ERR_CANT_CREATE, "%s: cannot be opened: %s", dir, strerror(errno));
+    if (flock(t->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+        return err_set(err, ERR_CANT_CREATE,
+                       "%s: is in use by another run; wait for it, or set another output_dir", dir);
+    return true; /* a file system without locks is no reason not to train */
 }
 
 /* ---- a step ---- */
@@ -445,8 +479,8 @@ static bool allocate(struct trainer *t, struct err *err)
 
 bool trainer_run(struct trainer *t, const struct train_watch *watch, struct err *err)
 {
-    if (!file_make_directory(t->recipe->output_dir, err) || !allocate(t, err) ||
-        !metrics_open(&t->metrics, t->recipe->output_dir, err))
+    if (!file_make_directory(t->recipe->output_dir, err) || !lock_output(t, err) ||
+        !allocate(t, err) || !metrics_open(&t->metrics, t->recipe->output_dir, err))
         return false;
     const enum outcome o = run_steps(t, watch, err);
     if (o == STEP_FAILED && err->code != ERR_NUMERICS)
@@ -456,6 +490,7 @@ bool trainer_run(struct trainer *t, const struct train_watch *watch, struct err 
         *err = save_err;
         return false;
     }
+    remove_stale_best(t);
     if (o == STEP_STOPPED)
         return err_set(err, ERR_STOPPED,
                        "stopped by a signal after step %" PRId64 " of %" PRId64

@@ -30,6 +30,7 @@ struct trainer {
     int64_t n_applied, n_nonfinite;
     double best_loss, first_loss, last_loss; /* of evaluations */
     int64_t n_eval, best_step;
+    int lock; /* of output_dir, while running */
 };
 
 struct train_watch {

@@ -130,8 +130,11 @@ bool file_writer_open(struct file_writer *w, const char *path, struct err *err)
 {
     const bool direct = is_special(path);
     *w = (struct file_writer){ .fd = -1, .is_open = true };
-    w->path = text_copy(path);
-    w->temporary = direct ? NULL : text_format("%s.tmp.%ld", path, (long)getpid());
+    w->path = realpath(path, NULL); /* through symbolic links; NULL when it is not there yet */
+    if (w->path == NULL)
+        w->path = text_copy(path);
+    if (w->path != NULL && !direct)
+        w->temporary = text_format("%s.tmp.%ld", w->path, (long)getpid());
     if (w->path == NULL || (w->temporary == NULL && !direct)) {
         file_writer_abandon(w);
         return err_no_memory(err, path);

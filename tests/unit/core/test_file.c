@@ -55,6 +55,27 @@ static void a_pipe_is_written_to_not_replaced(void **state)
     tiny_scratch_remove(folder);
 }
 
+static void a_link_is_written_through(void **state)
+{
+    (void)state;
+    char *folder = tiny_scratch_make(), *path = file_join(folder, "a"),
+         *link = file_join(folder, "b");
+    struct err err = { 0 };
+    struct stat st;
+    char *data = NULL;
+    size_t n = 0;
+    assert_true(file_write(path, "old", 3, &err));
+    assert_int_equal(symlink(path, link), 0);
+    assert_true(file_write(link, "new", 3, &err));
+    assert_true(lstat(link, &st) == 0 && S_ISLNK(st.st_mode));
+    assert_true(file_read(path, 100, &data, &n, &err));
+    assert_string_equal(data, "new");
+    free(data);
+    free(path);
+    free(link);
+    tiny_scratch_remove(folder);
+}
+
 static void a_folder_is_no_file(void **state)
 {
     (void)state;
@@ -71,6 +92,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_file_is_replaced_only_when_whole),
         cmocka_unit_test(a_pipe_is_written_to_not_replaced),
+        cmocka_unit_test(a_link_is_written_through),
         cmocka_unit_test(a_folder_is_no_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

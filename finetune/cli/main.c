@@ -21,6 +21,8 @@ static const struct cli_command commands[] = {
     { "generate", "continue a prompt, with or without an adapter", cmd_generate_help,
       cmd_generate },
     { "tokenize", "turn records into token ids, or back", cmd_tokenize_help, cmd_tokenize },
+    { "bench", "measure training steps on this machine, and where their time goes", cmd_bench_help,
+      cmd_bench },
     { "inspect", "show what is in a checkpoint, an adapter or a tensor file", cmd_inspect_help,
       cmd_inspect },
     { "env", "show what the program is built with and runs on", cmd_env_help, cmd_env },

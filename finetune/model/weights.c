@@ -121,15 +121,31 @@ static bool allocate_layers(struct weights *w, struct err *err)
     return (w->layers != NULL && w->mlps != NULL) || err_no_memory(err, "the layers");
 }
 
+/* Of this config, with nothing in its slots yet. */
+static struct weights *new_weights(const struct jamba_config *config, struct err *err)
+{
+    struct weights *w = calloc(1, sizeof *w);
+    if (w == NULL) {
+        err_no_memory(err, "the layers");
+        return NULL;
+    }
+    w->config = *config;
+    if (allocate_layers(w, err))
+        return w;
+    weights_close(w);
+    return NULL;
+}
+
 struct weights *weights_open(const char *base_model, uint64_t seed, struct err *err)
 {
     char *folder = NULL, *config_path = NULL;
     if (!weights_locate(base_model, &folder, &config_path, err))
         return NULL;
-    struct weights *w = calloc(1, sizeof *w);
-    bool ok = w != NULL || err_no_memory(err, base_model);
-    ok = ok && jamba_config_read(config_path, &w->config, err) && allocate_layers(w, err) &&
-         (folder != NULL ? load(w, folder, err) : weights_generate(w, seed, config_path, err));
+    struct jamba_config config;
+    struct weights *w =
+        jamba_config_read(config_path, &config, err) ? new_weights(&config, err) : NULL;
+    const bool ok = w != NULL && (folder != NULL ? load(w, folder, err)
+                                                 : weights_generate(w, seed, config_path, err));
     free(folder);
     free(config_path);
     if (ok)
@@ -138,15 +154,19 @@ struct weights *weights_open(const char *base_model, uint64_t seed, struct err *
     return NULL;
 }
 
+struct weights *weights_random(const struct jamba_config *config, uint64_t seed, struct err *err)
+{
+    struct weights *w = new_weights(config, err);
+    if (w != NULL && weights_generate(w, seed, "random weights", err))
+        return w;
+    weights_close(w);
+    return NULL;
+}
+
 struct weights *weights_shapes(const struct jamba_config *config, struct err *err)
 {
-    struct weights *w = calloc(1, sizeof *w);
-    if (w == NULL) {
-        err_no_memory(err, "the layers");
-        return NULL;
-    }
-    w->config = *config;
-    if (allocate_layers(w, err) && weights_measure(w, err))
+    struct weights *w = new_weights(config, err);
+    if (w != NULL && weights_measure(w, err))
         return w;
     weights_close(w);
     return NULL;

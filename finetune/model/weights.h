@@ -54,6 +54,9 @@ struct weights;
 struct weights *weights_open(const char *base_model, uint64_t seed, struct err *err);
 void weights_close(struct weights *w);
 
+/* Weights of this shape made from the seed, as random: makes them. */
+struct weights *weights_random(const struct jamba_config *config, uint64_t seed, struct err *err);
+
 /* Shapes without values, for a plan: every pointer is set and none may be touched. weights_owned_bytes is what
  * the whole model takes. */
 struct weights *weights_shapes(const struct jamba_config *config, struct err *err);

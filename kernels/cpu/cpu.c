@@ -8,19 +8,23 @@
 #include "kernels/ops.h"
 
 extern const struct ops cpu_ops_baseline;
+double cpu_peak_flops_baseline(int n_thread, double seconds);
 #if defined(__x86_64__)
 extern const struct ops cpu_ops_avx2, cpu_ops_avx512;
+double cpu_peak_flops_avx2(int n_thread, double seconds);
+double cpu_peak_flops_avx512(int n_thread, double seconds);
 #endif
 
 static const struct variant {
     const char *isa, *name;
     const struct ops *ops;
+    double (*peak_flops)(int n_thread, double seconds); /* peak.c */
 } variants[] = { /* best first */
 #if defined(__x86_64__)
-                 { "avx512", "cpu avx512", &cpu_ops_avx512 },
-                 { "avx2", "cpu avx2", &cpu_ops_avx2 },
+                 { "avx512", "cpu avx512", &cpu_ops_avx512, cpu_peak_flops_avx512 },
+                 { "avx2", "cpu avx2", &cpu_ops_avx2, cpu_peak_flops_avx2 },
 #endif
-                 { "baseline", "cpu baseline", &cpu_ops_baseline }
+                 { "baseline", "cpu baseline", &cpu_ops_baseline, cpu_peak_flops_baseline }
 };
 
 static bool processor_has(const char *isa)
@@ -55,11 +59,22 @@ const struct ops *cpu_ops_by_name(const char *isa)
     return NULL;
 }
 
-void cpu_backend_init(struct backend *be, struct arena *scratch, int n_thread)
+static const struct variant *best_variant(void)
 {
     const struct variant *v = variants;
     while (!processor_has(v->isa))
         v++;
+    return v;
+}
+
+double cpu_peak_flops(int n_thread, double seconds)
+{
+    return best_variant()->peak_flops(n_thread, seconds);
+}
+
+void cpu_backend_init(struct backend *be, struct arena *scratch, int n_thread)
+{
+    const struct variant *v = best_variant();
     *be = (struct backend){ .k = v->ops, .name = v->name, .scratch = scratch };
     be->n_thread = n_thread > 0 ? n_thread : omp_get_num_procs();
     /* Our regions name their number of threads; this keeps oneDNN to the thread that calls it, also

@@ -18,4 +18,9 @@ bool cpu_has_bf16(void);
 /* By name ("baseline", "avx2", "avx512"); NULL when it is not built or the processor lacks it. */
 const struct ops *cpu_ops_by_name(const char *isa);
 
+/* The most floating-point operations a second that n_thread threads reach on registers alone, with
+ * the instructions of the variant that cpu_backend_init picks: the best of some slices of
+ * `seconds`. In reals, so f32 but in the double build. */
+double cpu_peak_flops(int n_thread, double seconds);
+
 #endif

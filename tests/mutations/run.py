@@ -36,7 +36,7 @@ TESTS = {
     "kernels/cpu/embed.c": LINEAR + MODEL,
     "kernels/cpu/conv1d.c": SEQUENCE + MODEL,
     "kernels/cpu/scan.c": SEQUENCE + MODEL,
-    "kernels/cpu/attention.c": SEQUENCE + MODEL,
+    "kernels/cpu/attention.c": SEQUENCE + ["ops_attention"] + MODEL,
     "kernels/cpu/optim.c": ROWS + ["train_optim"],
     "finetune/train/optim.c": ["train_optim"],
     "lora/linear.c": LINEAR + MODEL,
@@ -210,7 +210,7 @@ def main():
 def report(lines, counts, seconds):
     print("# Mutations of the backward\n")
     print("Each line removes or changes one term; the last column is the first test that failed for it.\n")
-    print(f"- command: `tests/mutations/run.py {' '.join(sys.argv[1:])}`".replace(" `", "`"))
+    print("- command: `" + " ".join(["tests/mutations/run.py", *sys.argv[1:]]) + "`")
     print(f"- machine: {machine()}")
     print(f"- date: {time.strftime('%Y-%m-%d')}, {seconds / 60:.0f} minutes")
     print("- result: " + ", ".join(f"{n} {kind}" for kind, n in counts.items()))
@@ -219,7 +219,7 @@ def report(lines, counts, seconds):
         if section != (mutation.file, mutation.function):
             section = (mutation.file, mutation.function)
             print(f"\n## {mutation.file}: {mutation.function}\n\n| mutation | what fails |\n|---|---|")
-        print("| " + f"{mutation.describe()} | {how}".replace("||", "\\|\\|") + " |")
+        print("|", mutation.describe().replace("|", "\\|"), "|", how.replace("|", "\\|"), "|")
 
 
 if __name__ == "__main__":

@@ -350,6 +350,26 @@ static void attention_gradient_over_chunks_and_documents(void **state)
     check_attention(cut, (const int64_t[3]){ 3, 3, 8 });
 }
 
+/* Its softmax is 1 whatever q and k are: their gradients are zeros, not rounding. */
+static void a_document_of_one_token_moves_no_query_and_no_key(void **state)
+{
+    (void)state;
+    static const int64_t alone[] = { 0, 78, 79 };
+    struct attention c;
+    attention_init(&c, cut, (const int64_t[3]){ 6, 2, 19 });
+    attention_run(&c, true);
+    const int64_t nq = c.n_head * c.d, nk = c.n_kv * c.d;
+    for (int i = 0; i < 3; i++) {
+        const int64_t t = alone[i];
+        assert_true(c.s.pos[t] == 0 && c.s.pos[t + 1] == 0);
+        for (int64_t j = 0; j < nq; j++)
+            assert_true(c.dq[t * nq + j] == 0);
+        for (int64_t j = 0; j < nk; j++)
+            assert_true(c.dk[t * nk + j] == 0 && c.dv[t * nk + j] != 0);
+    }
+    attention_free(&c);
+}
+
 /* ---- threads ---- */
 
 /* Runs with one thread and with more; every output must keep its bits. */
@@ -416,6 +436,7 @@ int main(void)
         cmocka_unit_test(scan_gradient_over_chunks_and_documents),
         cmocka_unit_test(scan_ignores_the_document_before),
         cmocka_unit_test(attention_gradient_over_chunks_and_documents),
+        cmocka_unit_test(a_document_of_one_token_moves_no_query_and_no_key),
         cmocka_unit_test(threads_change_no_bit_of_a_scan),
         cmocka_unit_test(threads_change_no_bit_of_attention),
     };

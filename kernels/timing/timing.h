@@ -1,0 +1,61 @@
+/* A backend that runs another one and adds up what its ops take: wall seconds and calls per op, and
+ * per shape of GEMM.
+ *
+ *     struct timing_backend t;
+ *     timing_backend_init(&t, &be);
+ *     model.be = &t.be;
+ *     ... run ...
+ *     t.ops[TIMING_gemm].seconds
+ *
+ * Nothing else changes: arguments, scratch and bits are the wrapped backend's. An op's time ends
+ * when its function returns, so a backend that only queues work shows what queueing takes.
+ */
+#ifndef KERNELS_TIMING_TIMING_H
+#define KERNELS_TIMING_TIMING_H
+
+#include "kernels/ops.h"
+
+enum timing_op {
+#define TIMING_ID(name, args) TIMING_##name,
+    OPS(TIMING_ID)
+#undef TIMING_ID
+        TIMING_N_OP,
+};
+
+struct timing_sum {
+    double seconds;
+    int64_t calls;
+};
+
+/* One shape of GEMM; 2 m n k floating-point operations a call. */
+struct timing_gemm {
+    int64_t m, n, k;
+    bool trans_a, trans_b;
+    struct timing_sum sum;
+};
+
+enum { TIMING_MAX_GEMM = 4096 };
+
+struct timing_backend {
+    struct backend be; /* first: ops find their timing_backend by it */
+    struct ops table;
+    struct backend *wrapped;
+    struct timing_sum ops[TIMING_N_OP];
+    double gemm_flops; /* of all GEMMs */
+    /* The distinct shapes, n_gemm of them at any place of a hash table; sum.calls 0 marks a free
+     * one. Shapes that find it full are counted above only. */
+    struct timing_gemm gemms[TIMING_MAX_GEMM];
+    int64_t n_gemm;
+};
+
+/* Wraps `wrapped`, which must outlive it and keeps its own op table. The struct must stay where it
+ * is while in use; it is large: not for the stack. */
+void timing_backend_init(struct timing_backend *t, struct backend *wrapped);
+
+/* All sums back to zero. */
+void timing_backend_reset(struct timing_backend *t);
+
+/* "gemm", "scan_forward", ... */
+const char *timing_op_name(enum timing_op op);
+
+#endif

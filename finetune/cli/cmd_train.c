@@ -83,15 +83,11 @@ static bool catch_signals(struct err *err)
 
 static void print_report(const char *name, const struct document_report *r)
 {
-    static const char *const types[] = { "auto", "text", "completion", "input_ids" };
     char tokens[32], targets[32];
     text_count(tokens, r->n_tok);
     text_count(targets, r->n_target);
-    fprintf(stderr,
-            "%s: %" PRId64 " documents of %" PRId64
-            " records, %s tokens, %s carry loss; type %s%s\n",
-            name, r->n_doc, r->n_record, tokens, targets, types[r->type],
-            r->guessed ? " (guessed)" : "");
+    fprintf(stderr, "%s: %" PRId64 " documents of %" PRId64 " records, %s tokens, %s carry loss\n",
+            name, r->n_doc, r->n_record, tokens, targets);
     const struct {
         int64_t n;
         const char *what;
@@ -124,6 +120,8 @@ static bool print_opening(const struct trainer *t, struct err *err)
         line = end != NULL ? end + 1 : NULL;
     }
     text_free(&warnings);
+    if (t->data.types.data != NULL)
+        fputs(t->data.types.data, stderr);
     print_report("data", &t->data.report);
     if (t->data.own.n_doc > 0)
         print_report("validation", &t->data.own_report);

@@ -57,10 +57,12 @@ static bool read_all(struct train_data *data, const struct data_source *sources,
 {
     const bool training = sources == recipe->data.train;
     for (int64_t i = 0; i < n; i++) {
+        struct document_report *report = training ? &data->report : &data->own_report;
         if (!train_data_read(data, &sources[i], recipe, config, false,
-                             training ? &data->set : &data->own,
-                             training ? &data->report : &data->own_report, err))
+                             training ? &data->set : &data->own, report, err))
             return false;
+        text_printf(&data->types, "%s: %s%s\n", sources[i].path, record_type_name(report->type),
+                    report->guessed ? " (guessed)" : "");
     }
     return true;
 }
@@ -104,6 +106,7 @@ void train_data_free(struct train_data *data)
     batch_split_free(&data->split);
     document_set_free(&data->set);
     document_set_free(&data->own);
+    text_free(&data->types);
     free(data->own_docs);
     tokenizer_free(data->tokenizer);
     *data = (struct train_data){ 0 };

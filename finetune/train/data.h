@@ -6,6 +6,7 @@
 #include "datasets/document.h"
 #include "datasets/tokenizer.h"
 #include "finetune/model/config.h"
+#include "kernels/core/text.h"
 #include "recipes/recipe.h"
 
 struct train_data {
@@ -15,6 +16,7 @@ struct train_data {
     struct document_set own; /* validation files of their own */
     struct batch_split split;
     struct document_report report, own_report;
+    struct text types; /* "quotes.jsonl: text (guessed)", a line each, of every data set in order */
     struct batcher batcher;
     /* Validation, whichever way it came: documents docs[0..n) of *from. */
     const struct document_set *validation;

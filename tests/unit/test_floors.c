@@ -16,18 +16,18 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* The longest path that fits comes first: "kernels/core" before "kernels". */
+/* A room is a folder without the folders in it, but for tests/. A new folder needs a line here. */
 struct room {
     const char *path;
     int floor;
     int at_least; /* files: an empty listing proves nothing */
 };
 static const struct room rooms[] = {
-    { "kernels/core", 0, 18 }, { "kernels/format", 1, 2 }, { "kernels/cpu", 1, 14 },
-    { "kernels/plan", 1, 2 },  { "kernels/cuda", 1, 0 },   { "kernels", 1, 2 },
-    { "lora", 2, 20 },         { "datasets", 2, 25 },      { "finetune/model", 3, 25 },
-    { "recipes", 3, 18 },      { "finetune/train", 4, 4 }, { "finetune/generate", 4, 0 },
-    { "finetune/cli", 5, 4 },  { "tests", 6, 30 },
+    { "kernels/core", 0, 18 },     { "kernels/format", 1, 2 }, { "kernels/cpu", 1, 14 },
+    { "kernels/plan", 1, 2 },      { "kernels/cuda", 1, 0 },   { "kernels/timing", 1, 2 },
+    { "kernels", 1, 2 },           { "lora", 2, 20 },          { "datasets", 2, 25 },
+    { "finetune/model", 3, 25 },   { "recipes", 3, 18 },       { "finetune/train", 4, 12 },
+    { "finetune/generate", 4, 4 }, { "finetune/cli", 5, 15 },  { "tests", 6, 30 },
 };
 enum { N_ROOM = sizeof rooms / sizeof *rooms, PATH_SIZE = 512 };
 
@@ -38,7 +38,9 @@ static const struct room *room_of(const char *path)
 {
     for (int i = 0; i < N_ROOM; i++) {
         const size_t n = strlen(rooms[i].path);
-        if (strncmp(path, rooms[i].path, n) == 0 && path[n] == '/')
+        if (strncmp(path, rooms[i].path, n) != 0 || path[n] != '/')
+            continue;
+        if (rooms[i].floor == 6 || strchr(path + n + 1, '/') == NULL)
             return &rooms[i];
     }
     return NULL;

@@ -10,7 +10,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(build-essential cmake pkg-config clang libomp-dev libcmocka-dev
-    libdnnl-dev libjansson-dev libpcre2-dev libyaml-dev zlib1g-dev)
+    libjansson-dev libpcre2-dev libyaml-dev zlib1g-dev)
 jobs=2
 passed=0
 failed=0

@@ -6,7 +6,6 @@
 #include <string.h>
 #include <sys/utsname.h>
 
-#include <dnnl.h>
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 #include <yaml.h>
@@ -70,13 +69,11 @@ static json_t *kernel_variants(void)
 
 static json_t *library_versions(void)
 {
-    char dnnl[48], pcre2[64] = "unknown";
-    const dnnl_version_t *v = dnnl_version();
-    snprintf(dnnl, sizeof dnnl, "%d.%d.%d", v->major, v->minor, v->patch);
+    char pcre2[64] = "unknown";
     if (pcre2_config(PCRE2_CONFIG_VERSION, NULL) < (int)sizeof pcre2)
         pcre2_config(PCRE2_CONFIG_VERSION, pcre2);
-    return json_pack("{s:s, s:s, s:s, s:s, s:s}", "oneDNN", dnnl, "jansson", jansson_version_str(),
-                     "libyaml", yaml_get_version_string(), "PCRE2", pcre2, "zlib", zlibVersion());
+    return json_pack("{s:s, s:s, s:s, s:s}", "jansson", jansson_version_str(), "libyaml",
+                     yaml_get_version_string(), "PCRE2", pcre2, "zlib", zlibVersion());
 }
 
 static json_t *collect(void)

@@ -66,9 +66,8 @@ static void *await_signals(void *unused)
     _exit(128 + number);
 }
 
-/* Signals go to a thread of their own and are blocked in every other, which inherit that: a
- * handler's frame on the stack of a thread inside oneDNN's generated code, which works below its
- * stack pointer, corrupts the run. */
+/* Signals go to a thread of their own and are blocked in every other, which inherit that: no
+ * handler ever runs on the stack of a thread that computes. */
 static bool catch_signals(struct err *err)
 {
     sigset_t set;

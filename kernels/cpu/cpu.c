@@ -77,7 +77,4 @@ void cpu_backend_init(struct backend *be, struct arena *scratch, int n_thread)
     const struct variant *v = best_variant();
     *be = (struct backend){ .k = v->ops, .name = v->name, .scratch = scratch };
     be->n_thread = n_thread > 0 ? n_thread : omp_get_num_procs();
-    /* Our regions name their number of threads; this keeps oneDNN to the thread that calls it, also
-     * in a team of one, which OpenMP does not count as parallel. */
-    omp_set_num_threads(1);
 }

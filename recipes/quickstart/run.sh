@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-packages="gcc cmake make pkg-config libyaml-dev zlib1g-dev libjansson-dev libpcre2-dev libdnnl-dev"
+packages="gcc cmake make pkg-config libyaml-dev zlib1g-dev libjansson-dev libpcre2-dev"
 missing=""
 for p in $packages; do
     dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"

@@ -251,7 +251,7 @@ check 'a file cut short' same 65 "$code"
 
 run env
 check 'env' same 0 "$code"
-shows '^version +0\.1\.0$' '^kernels +cpu (avx512|avx2|baseline)$' '^  oneDNN +[0-9.]+$' '^cuda +not built$'
+shows '^version +0\.1\.0$' '^kernels +cpu (avx512|avx2|baseline)$' '^  zlib +[0-9.]+$' '^cuda +not built$'
 run env --json
 shows '^  "version": "0.1.0",$' '^  "memory_bytes": [0-9]+,$' '^    "jansson": "'
 

@@ -328,5 +328,16 @@ check 'many bad records: the first twenty' same 21 "$(wc -l <"$err")"
 check 'many bad records: and their number' same \
     "jambatune: $scratch/many.jsonl: and 10 more records that cannot be used" "$(tail -n 1 "$err")"
 
+# ---- signals ----
+
+# timeout(1) signals the child and then its group: two that come together count as one.
+for seconds in 0.3 0.6 1; do
+    timeout -s TERM -k 20 "$seconds" "$program" train recipes/quickstart/quickstart.yaml num_epochs=10000 \
+        output_dir="$scratch/stopped" >"$out" 2>"$err" </dev/null
+    check "TERM after $seconds s: says so" same 1 "$(grep -c '^jambatune: stopped by a signal after step' "$err")"
+    check "TERM after $seconds s: the adapter is whole" same 0 \
+        "$("$program" inspect "$scratch/stopped" >"$out" 2>&1; echo $?)"
+done
+
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -7,6 +7,7 @@
 
 #include "kernels/core/rng.h"
 #include "kernels/core/text.h"
+#include "kernels/ops.h"
 
 static int64_t size_a(const struct lora_slot *slot)
 {
@@ -44,7 +45,8 @@ static void add_range(struct lora_adapter *adapter, int64_t begin, int64_t n, en
             (struct lora_range){ .begin = begin, .end = begin + n, .group = group };
 }
 
-static void lay_out(struct lora_adapter *adapter, const struct lora_choice *choices)
+static void lay_out(struct lora_adapter *adapter, const struct lora_choice *choices,
+                    const struct backend *be)
 {
     int64_t s = 0, at = 0;
     for (int64_t i = 0; i < adapter->n_module; i++) {
@@ -60,6 +62,8 @@ static void lay_out(struct lora_adapter *adapter, const struct lora_choice *choi
         at = b + size_b(slot);
         slot->a = adapter->params + a;
         slot->b = adapter->params + b;
+        slot->act_a = act_in(be, adapter->act, a);
+        slot->act_b = act_in(be, adapter->act, b);
         if (adapter->grads != NULL) {
             slot->da = adapter->grads + a;
             slot->db = adapter->grads + b;
@@ -69,6 +73,24 @@ static void lay_out(struct lora_adapter *adapter, const struct lora_choice *choi
         add_range(adapter, b, at - b, embedding ? LORA_GROUP_EMBEDDING : LORA_GROUP_B);
     }
     assert(at == adapter->n_param);
+}
+
+/* A measuring run needs no values on the host, and no addresses that differ. */
+static bool push_blocks(struct lora_adapter *adapter, const struct lora_adapter_args *args)
+{
+    const int64_t n = adapter->n_param;
+    adapter->master = adapter->params = arena_reals(args->arena, n);
+    adapter->act = args->be->act == DTYPE_REAL ? acts_of(adapter->master)
+                                               : arena_acts(args->be, args->arena, n);
+    if (args->with_training) {
+        adapter->grads = arena_reals(args->arena, n);
+        adapter->m = arena_reals(args->arena, n);
+        adapter->v = arena_reals(args->arena, n);
+    }
+    if (args->be->device == NULL || args->arena->measuring)
+        return true;
+    adapter->params = adapter->host = calloc((size_t)n + 1, sizeof *adapter->host);
+    return adapter->host != NULL;
 }
 
 bool lora_adapter_init(struct lora_adapter *adapter, const struct lora_adapter_args *args,
@@ -84,13 +106,11 @@ bool lora_adapter_init(struct lora_adapter *adapter, const struct lora_adapter_a
         lora_adapter_free(adapter);
         return err_no_memory(err, "the adapter's tables");
     }
-    adapter->params = arena_zeros(args->arena, adapter->n_param);
-    if (args->with_training) {
-        adapter->grads = arena_zeros(args->arena, adapter->n_param);
-        adapter->m = arena_zeros(args->arena, adapter->n_param);
-        adapter->v = arena_zeros(args->arena, adapter->n_param);
+    if (!push_blocks(adapter, args)) {
+        lora_adapter_free(adapter);
+        return err_no_memory(err, "the adapter");
     }
-    lay_out(adapter, args->choices);
+    lay_out(adapter, args->choices, args->be);
     return true;
 }
 
@@ -99,6 +119,7 @@ void lora_adapter_free(struct lora_adapter *adapter)
     free(adapter->slots);
     free(adapter->slot_of);
     free(adapter->ranges);
+    free(adapter->host);
     *adapter = (struct lora_adapter){ 0 };
 }
 
@@ -111,18 +132,9 @@ static uint64_t path_hash(const char *path)
     return (h >> 56) ^ (h & 0xFFFFFFFFFFFFFFu);
 }
 
-static void zero(real *x, int64_t n)
-{
-    if (x != NULL)
-        memset(x, 0, (size_t)n * sizeof *x);
-}
-
 void lora_adapter_reset(struct lora_adapter *adapter, uint64_t seed)
 {
-    zero(adapter->params, adapter->n_param);
-    zero(adapter->grads, adapter->n_param);
-    zero(adapter->m, adapter->n_param);
-    zero(adapter->v, adapter->n_param);
+    memset(adapter->params, 0, (size_t)adapter->n_param * sizeof *adapter->params);
     for (int64_t s = 0; s < adapter->n_slot; s++) {
         struct lora_slot *slot = &adapter->slots[s];
         const uint64_t sub = path_hash(slot->module->path);
@@ -137,6 +149,38 @@ void lora_adapter_reset(struct lora_adapter *adapter, uint64_t seed)
             slot->a[i] =
                 (real)((2 * rng_uniform(seed, RNG_INIT_ADAPTER, sub, (uint64_t)i) - 1) * bound);
     }
+}
+
+static void zero(struct backend *be, real *x, int64_t n)
+{
+    if (x != NULL)
+        op_zero(be, &(struct zero_args){ .y = x, .bytes = (size_t)n * sizeof *x });
+}
+
+void lora_adapter_push(struct lora_adapter *adapter, struct backend *be)
+{
+    const int64_t n = adapter->n_param;
+    if (adapter->params != adapter->master)
+        op_to_device(be, &(struct copy_args){ .from = adapter->params,
+                                              .to = adapter->master,
+                                              .bytes = (size_t)n * sizeof(real) });
+    if (be->act != DTYPE_REAL)
+        op_cast(be, &(struct cast_args){ .from = adapter->master,
+                                         .from_dtype = DTYPE_REAL,
+                                         .to = adapter->act,
+                                         .to_dtype = be->act,
+                                         .n = n });
+    zero(be, adapter->grads, n);
+    zero(be, adapter->m, n);
+    zero(be, adapter->v, n);
+}
+
+void lora_adapter_pull(struct lora_adapter *adapter, struct backend *be)
+{
+    if (adapter->params != adapter->master)
+        op_to_host(be, &(struct copy_args){ .from = adapter->master,
+                                            .to = adapter->params,
+                                            .bytes = (size_t)adapter->n_param * sizeof(real) });
 }
 
 struct lora_slot *lora_adapter_slot(const struct lora_adapter *adapter, int64_t module_index)

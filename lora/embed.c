@@ -7,13 +7,13 @@ static struct embed_lora_args gather(struct backend *be, const struct embed_look
 {
     struct embed_lora_args g = {
         .ids = a->ids,
-        .a = a->lora->a,
+        .a = a->lora->act_a,
         .n_row = a->n_row,
         .rank = a->lora->rank,
         .vocab = a->w.rows,
         .pad_id = a->pad_id,
     };
-    g.t = arena_reals(be->scratch, a->n_row * g.rank);
+    g.t = arena_acts(be, be->scratch, a->n_row * g.rank);
     op_embed_lora_forward(be, &g);
     return g;
 }
@@ -37,9 +37,9 @@ void embed_lookup_forward(struct backend *be, const struct embed_lookup *a)
                                      .k = g.rank,
                                      .a = g.t,
                                      .lda = g.rank,
-                                     .b = a->lora->b,
+                                     .b = a->lora->act_b,
                                      .ldb = g.rank,
-                                     .b_dtype = DTYPE_REAL,
+                                     .b_dtype = be->act,
                                      .trans_b = true,
                                      .c = a->y,
                                      .ldc = a->w.cols,
@@ -62,21 +62,22 @@ void embed_lookup_backward(struct backend *be, const struct embed_lookup *a)
                                      .trans_a = true,
                                      .b = g.t,
                                      .ldb = rank,
-                                     .b_dtype = DTYPE_REAL,
+                                     .b_dtype = be->act,
                                      .c = a->lora->db,
+                                     .c_real = true,
                                      .ldc = rank,
                                      .alpha = a->lora->scale,
                                      .beta = 1 });
     /* dt = scale dy B */
-    real *dt = arena_reals(be->scratch, a->n_row * rank);
+    struct act *dt = arena_acts(be, be->scratch, a->n_row * rank);
     op_gemm(be, &(struct gemm_args){ .m = a->n_row,
                                      .n = rank,
                                      .k = d_model,
                                      .a = a->dy,
                                      .lda = d_model,
-                                     .b = a->lora->b,
+                                     .b = a->lora->act_b,
                                      .ldb = rank,
-                                     .b_dtype = DTYPE_REAL,
+                                     .b_dtype = be->act,
                                      .c = dt,
                                      .ldc = rank,
                                      .alpha = a->lora->scale });

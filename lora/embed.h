@@ -5,6 +5,7 @@
 
 #include <stdint.h>
 
+#include "kernels/core/act.h"
 #include "kernels/core/backend.h"
 #include "kernels/core/weight.h"
 #include "lora/adapter.h"
@@ -13,8 +14,8 @@ struct embed_lookup {
     struct weight w;              /* (vocab, d_model) */
     const struct lora_slot *lora; /* or NULL */
     const int32_t *ids;           /* (n_row) */
-    real *y;                      /* (n_row, d_model) */
-    const real *dy;               /* (n_row, d_model) */
+    struct act *y;                /* (n_row, d_model) */
+    const struct act *dy;         /* (n_row, d_model) */
     int64_t n_row, pad_id;
 };
 

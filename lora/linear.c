@@ -31,13 +31,13 @@ static bool drops(const struct linear_args *a)
 }
 
 /* drop(x) and t = drop(x) A^T, both in scratch; without dropout x itself. */
-static const real *branch_input(struct backend *be, const struct linear_args *a, int64_t *ld,
-                                real **t)
+static const struct act *branch_input(struct backend *be, const struct linear_args *a, int64_t *ld,
+                                      struct act **t)
 {
-    const real *x = a->x;
+    const struct act *x = a->x;
     *ld = or_dense(a->ldx, a->w.cols);
     if (drops(a)) {
-        real *dropped = arena_reals(be->scratch, a->n_row * a->w.cols);
+        struct act *dropped = arena_acts(be, be->scratch, a->n_row * a->w.cols);
         struct dropout_args d = dropout_of(a);
         d.x = a->x;
         d.ldx = *ld;
@@ -46,15 +46,15 @@ static const real *branch_input(struct backend *be, const struct linear_args *a,
         x = dropped;
         *ld = a->w.cols;
     }
-    *t = arena_reals(be->scratch, a->n_row * a->lora->rank);
+    *t = arena_acts(be, be->scratch, a->n_row * a->lora->rank);
     op_gemm(be, &(struct gemm_args){ .m = a->n_row,
                                      .n = a->lora->rank,
                                      .k = a->w.cols,
                                      .a = x,
                                      .lda = *ld,
-                                     .b = a->lora->a,
+                                     .b = a->lora->act_a,
                                      .ldb = a->w.cols,
-                                     .b_dtype = DTYPE_REAL,
+                                     .b_dtype = be->act,
                                      .trans_b = true,
                                      .c = *t,
                                      .ldc = a->lora->rank,
@@ -85,16 +85,16 @@ void linear_forward(struct backend *be, const struct linear_args *a)
         return;
     const size_t mark = arena_mark(be->scratch);
     int64_t ld = 0;
-    real *t = NULL;
+    struct act *t = NULL;
     branch_input(be, a, &ld, &t);
     op_gemm(be, &(struct gemm_args){ .m = a->n_row,
                                      .n = out,
                                      .k = a->lora->rank,
                                      .a = t,
                                      .lda = a->lora->rank,
-                                     .b = a->lora->b,
+                                     .b = a->lora->act_b,
                                      .ldb = a->lora->rank,
-                                     .b_dtype = DTYPE_REAL,
+                                     .b_dtype = be->act,
                                      .trans_b = true,
                                      .c = a->y,
                                      .ldc = ldy,
@@ -104,18 +104,18 @@ void linear_forward(struct backend *be, const struct linear_args *a)
 }
 
 /* dx += dt A, through the mask when there is one. */
-static void branch_dx(struct backend *be, const struct linear_args *a, const real *dt)
+static void branch_dx(struct backend *be, const struct linear_args *a, const struct act *dt)
 {
     const int64_t in = a->w.cols, rank = a->lora->rank, lddx = or_dense(a->lddx, in);
-    real *out = drops(a) ? arena_reals(be->scratch, a->n_row * in) : a->dx;
+    struct act *out = drops(a) ? arena_acts(be, be->scratch, a->n_row * in) : a->dx;
     op_gemm(be, &(struct gemm_args){ .m = a->n_row,
                                      .n = in,
                                      .k = rank,
                                      .a = dt,
                                      .lda = rank,
-                                     .b = a->lora->a,
+                                     .b = a->lora->act_a,
                                      .ldb = in,
-                                     .b_dtype = DTYPE_REAL,
+                                     .b_dtype = be->act,
                                      .c = out,
                                      .ldc = drops(a) ? in : lddx,
                                      .alpha = 1,
@@ -136,18 +136,18 @@ static void branch_backward(struct backend *be, const struct linear_args *a)
     const int64_t in = a->w.cols, out = a->w.rows, rank = a->lora->rank;
     const int64_t ldy = or_dense(a->ldy, out);
     int64_t ld = 0;
-    real *t = NULL;
-    const real *x = branch_input(be, a, &ld, &t);
-    real *dt = arena_reals(be->scratch, a->n_row * rank);
+    struct act *t = NULL;
+    const struct act *x = branch_input(be, a, &ld, &t);
+    struct act *dt = arena_acts(be, be->scratch, a->n_row * rank);
     /* dt = scale dy B */
     op_gemm(be, &(struct gemm_args){ .m = a->n_row,
                                      .n = rank,
                                      .k = out,
                                      .a = a->dy,
                                      .lda = ldy,
-                                     .b = a->lora->b,
+                                     .b = a->lora->act_b,
                                      .ldb = rank,
-                                     .b_dtype = DTYPE_REAL,
+                                     .b_dtype = be->act,
                                      .c = dt,
                                      .ldc = rank,
                                      .alpha = a->lora->scale });
@@ -161,8 +161,9 @@ static void branch_backward(struct backend *be, const struct linear_args *a)
                                          .trans_a = true,
                                          .b = t,
                                          .ldb = rank,
-                                         .b_dtype = DTYPE_REAL,
+                                         .b_dtype = be->act,
                                          .c = a->lora->db,
+                                         .c_real = true,
                                          .ldc = rank,
                                          .alpha = a->lora->scale,
                                          .beta = 1 });
@@ -176,8 +177,9 @@ static void branch_backward(struct backend *be, const struct linear_args *a)
                                          .trans_a = true,
                                          .b = x,
                                          .ldb = ld,
-                                         .b_dtype = DTYPE_REAL,
+                                         .b_dtype = be->act,
                                          .c = a->lora->da,
+                                         .c_real = true,
                                          .ldc = in,
                                          .alpha = 1,
                                          .beta = 1 });

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "kernels/core/act.h"
 #include "kernels/core/backend.h"
 #include "kernels/core/weight.h"
 #include "lora/adapter.h"
@@ -26,10 +27,10 @@ struct linear_args {
     const real *bias;             /* (out), or NULL */
     const struct lora_slot *lora; /* or NULL */
     const struct lora_dropout *dropout;
-    const real *x;                 /* (n_row, in), ldx */
-    real *y;                       /* (n_row, out), ldy */
-    const real *dy;                /* (n_row, out), ldy */
-    real *dx;                      /* (n_row, in), lddx; NULL: not wanted */
+    const struct act *x;           /* (n_row, in), ldx */
+    struct act *y;                 /* (n_row, out), ldy */
+    const struct act *dy;          /* (n_row, out), ldy */
+    struct act *dx;                /* (n_row, in), lddx; NULL: not wanted */
     int64_t n_row, ldx, ldy, lddx; /* 0: dense */
     bool add_dx;                   /* dx += instead of = */
     /* The index of each row's token within the step, for dropout: first_token + i, or for gathered

@@ -281,6 +281,7 @@ void recipe_free(struct recipe *recipe)
     free(recipe->base_model);
     free(recipe->lora_model_dir);
     free(recipe->output_dir);
+    free(recipe->gemm_algorithms);
     lora_config_free(&recipe->lora);
     data_config_free(&recipe->data);
     for (int64_t i = 0; recipe->origin != NULL && i < recipe->n_origin; i++)
@@ -296,4 +297,17 @@ const char *recipe_origin(const struct recipe *recipe, const char *key)
     if (field == NULL || recipe->origin == NULL)
         return NULL;
     return recipe->origin[field - recipe_schema.fields];
+}
+
+void recipe_add_place(const struct recipe *recipe, struct err *err)
+{
+    char key[64];
+    const size_t n = strcspn(err->text, ":");
+    if (n >= sizeof key)
+        return;
+    memcpy(key, err->text, n);
+    key[n] = '\0';
+    const char *origin = recipe_origin(recipe, key);
+    if (origin != NULL)
+        err_prefix(err, "%s", origin);
 }

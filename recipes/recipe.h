@@ -30,7 +30,12 @@ enum recipe_scheduler {
     SCHEDULER_LINEAR,
     SCHEDULER_COSINE,
 };
-enum recipe_recompute { CHECKPOINTING_AUTO, CHECKPOINTING_NONE, CHECKPOINTING_SCAN, CHECKPOINTING_LAYER };
+enum recipe_recompute {
+    CHECKPOINTING_AUTO,
+    CHECKPOINTING_NONE,
+    CHECKPOINTING_SCAN,
+    CHECKPOINTING_LAYER
+};
 enum recipe_device { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
 enum recipe_precision { PRECISION_AUTO, PRECISION_FP32, PRECISION_BF16 };
 
@@ -64,6 +69,8 @@ struct recipe {
     int64_t chunk_tokens;  /* 0: chosen by the plan */
     int64_t memory_budget; /* bytes; 0: the device's memory */
     int64_t threads;       /* 0: all processors */
+    bool deterministic;    /* false: a GPU may add in any order */
+    char *gemm_algorithms; /* a file of bench --tune, or NULL */
     char **origin;         /* per key of the table: where it was set, NULL at its default */
     int64_t n_origin;
 };
@@ -85,6 +92,10 @@ void recipe_free(struct recipe *recipe);
 /* Where a key was set ("x.yaml:5:3", "command line: lora_r=4"), or NULL when its default is in
  * force. */
 const char *recipe_origin(const struct recipe *recipe, const char *key);
+
+/* A message that begins with a key ("lora_target_modules: 'q_porj' ...") gets the place where the
+ * recipe sets it. */
+void recipe_add_place(const struct recipe *recipe, struct err *err);
 
 /* Value, origin and help of one key (an alias will do), or of every key when it is NULL. A key of
  * other trainers is explained as ignored or refused; an unknown one is an error. */

@@ -417,12 +417,12 @@ static const struct field recipe_fields[] = {
     { .name = "gradient_checkpointing",
       .kind = FIELD_ENUM,
       .offset = AT(gradient_checkpointing),
-      .names =
-          NAMES({ "auto", CHECKPOINTING_AUTO, NULL, NULL }, { "none", CHECKPOINTING_NONE, NULL, NULL },
-                { "scan", CHECKPOINTING_SCAN, NULL, NULL }, { "layer", CHECKPOINTING_LAYER, NULL, NULL },
-                { "true", CHECKPOINTING_LAYER, NULL, NULL }, { "false", CHECKPOINTING_NONE, NULL, NULL },
-                { "unsloth", CHECKPOINTING_LAYER, "runs as 'layer'", NULL },
-                { "offload", CHECKPOINTING_LAYER, "runs as 'layer'", NULL }),
+      .names = NAMES(
+          { "auto", CHECKPOINTING_AUTO, NULL, NULL }, { "none", CHECKPOINTING_NONE, NULL, NULL },
+          { "scan", CHECKPOINTING_SCAN, NULL, NULL }, { "layer", CHECKPOINTING_LAYER, NULL, NULL },
+          { "true", CHECKPOINTING_LAYER, NULL, NULL }, { "false", CHECKPOINTING_NONE, NULL, NULL },
+          { "unsloth", CHECKPOINTING_LAYER, "runs as 'layer'", NULL },
+          { "offload", CHECKPOINTING_LAYER, "runs as 'layer'", NULL }),
       .initial = "auto",
       .aliases = ALIASES({ "grad_checkpoint", NULL }, { "enable_activation_checkpointing", NULL },
                          { "disable_gradient_checkpointing", inverted }),
@@ -443,7 +443,9 @@ static const struct field recipe_fields[] = {
       .high = MAX_COUNT,
       .zero = "auto",
       .initial = "auto",
-      .help = "Memory the run may plan with; auto: seven eighths of the machine's." },
+      .help =
+          "Memory the run may plan with; auto: seven eighths of the machine's, or all of a GPU's "
+          "but 1.5 GiB." },
     { .name = "threads",
       .kind = FIELD_INT,
       .offset = AT(threads),
@@ -451,6 +453,19 @@ static const struct field recipe_fields[] = {
       .zero = "auto",
       .initial = "auto",
       .help = "Processor threads; auto or 0: all. Does not change the result." },
+    { .name = "deterministic",
+      .kind = FIELD_BOOL,
+      .offset = AT(deterministic),
+      .initial = "true",
+      .help =
+          "Whether two runs on a GPU give the same bytes; false lets attention's backward add in "
+          "any order, which is faster. On the CPU they always do." },
+    { .name = "gemm_algorithms",
+      .kind = FIELD_PATH,
+      .offset = AT(gemm_algorithms),
+      .help =
+          "A file that `jambatune bench --tune` wrote for this GPU: its matrix products run with "
+          "the algorithms timed best there." },
 };
 
 static const struct field source_fields[] = {

@@ -42,14 +42,14 @@ install_packages() {
 
 # ---- variants ----
 
-# build NAME COMPILER CMAKE-OPTION...: into build/test-NAME.
+# build NAME COMPILER CMAKE-OPTION...: into build/test-NAME; of TARGET alone when that is set.
 build() {
     local name=$1 compiler=$2 folder=build/test-$1
     shift 2
     mkdir -p "$folder"
     echo "== $name: building"
     if cmake -S . -B "$folder" -DCMAKE_C_COMPILER="$compiler" "$@" >"$folder/build.log" 2>&1 &&
-        cmake --build "$folder" -j "$jobs" >>"$folder/build.log" 2>&1; then
+        cmake --build "$folder" -j "$jobs" ${TARGET:+--target "$TARGET"} >>"$folder/build.log" 2>&1; then
         return 0
     fi
     grep -nE -A6 'error:|Error|warning:' "$folder/build.log" | head -60
@@ -99,9 +99,11 @@ fi
 
 export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
 
+# gcc: everything, the CUDA module too where nvcc is, and its kernels in emulation in four thread orders.
 build gcc gcc -DWERROR=ON && check gcc ${1:+-L "$1"}
 [ "${1-}" = quick ] && finish
-build clang clang -DWERROR=ON && check clang -L quick
+build clang clang -DWERROR=ON -DWITH_CUDA=OFF && check clang -L quick
 build sanitize gcc -DCMAKE_BUILD_TYPE=Debug -DSANITIZE=ON && check sanitize
+TARGET=emulation_tests build tsan gcc -DTSAN=ON -DWITH_CUDA=OFF && check tsan -L emulation
 build double gcc -DREAL_IS_DOUBLE=ON -DWERROR=ON && check double
 finish

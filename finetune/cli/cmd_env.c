@@ -16,13 +16,15 @@
 #include "finetune/model/plan.h"
 #include "kernels/core/dtype.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/cuda/load.h"
 
 const char cmd_env_help[] =
     "usage: jambatune env [--json]\n"
     "\n"
     "Shows the program's version and build, the processor and which variant of the\n"
-    "kernels it runs, threads, memory, and the versions of the libraries in use: what\n"
-    "a report of a fault or of a timing should name.\n"
+    "kernels it runs, threads, memory, and the versions of the libraries in use; the\n"
+    "GPU, its driver and libraries and which kernels run on it, or why there is none:\n"
+    "what a report of a fault or of a timing should name.\n"
     "\n"
     "Options:\n"
     "  --json   print one JSON object\n"
@@ -76,6 +78,42 @@ static json_t *library_versions(void)
                      yaml_get_version_string(), "PCRE2", pcre2, "zlib", zlibVersion());
 }
 
+/* 13010 is 13.1 for CUDA; 91900 is 9.19.0 for its libraries, 0 that there is none. */
+static json_t *cuda_version(int version)
+{
+    return json_sprintf("%d.%d", version / 1000, version % 1000 / 10);
+}
+
+static json_t *cuda_library_version(size_t version)
+{
+    if (version == 0)
+        return json_string("none");
+    return json_sprintf("%zu.%zu.%zu", version / 10000, version / 100 % 100, version % 100);
+}
+
+/* The device that training would take, or why there is none. */
+static json_t *cuda_device(void)
+{
+    struct cuda_facts facts;
+    struct err err = { 0 };
+    if (!cuda_available(&facts, &err)) {
+        char reason[ERR_TEXT_SIZE + 8];
+        snprintf(reason, sizeof reason, "none: %s", err.text);
+        return cli_json_string(reason);
+    }
+    return json_pack(
+        "{s:o, s:o, s:i, s:I, s:I, s:o, s:o, s:o, s:o, s:s, s:s, s:s}", "device",
+        cli_json_string(facts.name), "compute_capability",
+        json_sprintf("%d.%d", facts.major, facts.minor), "multiprocessors", facts.n_sm,
+        "memory_bytes", (json_int_t)facts.memory, "l2_bytes", (json_int_t)facts.l2_bytes, "driver",
+        cuda_version(facts.driver), "runtime", cuda_version(facts.runtime), "cuBLASLt",
+        cuda_library_version(facts.cublaslt), "cuDNN", cuda_library_version(facts.cudnn),
+        "built_for", facts.built_for, "gemm",
+        facts.cublaslt != 0 ? "cuBLASLt (the heuristic's algorithms, or a tuned file's)"
+                            : "emulated",
+        "attention", facts.cudnn != 0 ? "cuDNN, else our own" : "our own");
+}
+
 static json_t *collect(void)
 {
     char cpu[128];
@@ -84,13 +122,13 @@ static json_t *collect(void)
     cpu_backend_init(&be, NULL, 0);
     processor_name(cpu);
     uname(&system);
-    return json_pack("{s:s, s:s, s:s, s:s, s:s+++, s:s, s:i, s:s, s:o, s:I, s:o, s:s}", "version",
+    return json_pack("{s:s, s:s, s:s, s:s, s:s+++, s:s, s:i, s:s, s:o, s:I, s:o, s:o}", "version",
                      JAMBATUNE_VERSION, "compiler", COMPILER, "real",
                      REAL_IS_DOUBLE ? "double (for tests)" : "float", "openmp", STRING(_OPENMP),
                      "system", system.sysname, " ", system.release, "", "processor", cpu, "threads",
                      be.n_thread, "kernels", be.name, "variants", kernel_variants(), "memory_bytes",
                      (json_int_t)plan_machine_memory(), "libraries", library_versions(), "cuda",
-                     "not built");
+                     cuda_device());
 }
 
 int cmd_env(int argc, char **argv)

@@ -9,10 +9,10 @@
 #include "finetune/cli/cli.h"
 #include "finetune/cli/commands.h"
 #include "finetune/train/data.h"
+#include "finetune/train/options.h"
 #include "finetune/train/evaluate.h"
 #include "kernels/core/file.h"
 #include "kernels/core/text.h"
-#include "kernels/cpu/cpu.h"
 
 const char cmd_eval_help[] =
     "usage: jambatune eval [RECIPE] [key=value ...] [--adapter DIR] [--data FILE] [--logprobs "
@@ -143,7 +143,7 @@ static bool allocate(struct engine *e, const struct eval_data *d, const struct r
         .longest = longest,
         .chunk_tokens = recipe->chunk_tokens,
         .recompute = RECOMPUTE_LAYER,
-        .budget = plan_budget(recipe->memory_budget),
+        .budget = plan_budget(&e->be, recipe->memory_budget),
     };
     struct engine_memory memory = { .adapter_dir = adapter };
     return plan_choose(&subject, &wish, &memory.shape, &memory.bytes, err) &&
@@ -193,11 +193,7 @@ static int eval(const struct recipe *recipe, const struct eval_options *o)
     struct engine e = { 0 };
     struct eval_data d = { 0 };
     struct evaluation v = { 0 };
-    const struct engine_options options = { .base_model = recipe->base_model,
-                                            .seed = recipe->seed,
-                                            .threads = (int)recipe->threads,
-                                            .bf16 = recipe->precision == PRECISION_BF16 &&
-                                                    cpu_has_bf16() };
+    const struct engine_options options = engine_options_of(recipe);
     const bool ok = engine_open(&e, &options, &err) &&
                     (o->adapter == NULL || engine_choose_from(&e, o->adapter, &err)) &&
                     load_data(&d, recipe, weights_config(e.weights), o, &err) &&

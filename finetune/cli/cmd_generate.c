@@ -8,8 +8,8 @@
 #include "finetune/cli/cli.h"
 #include "finetune/cli/commands.h"
 #include "finetune/generate/text.h"
+#include "finetune/train/options.h"
 #include "kernels/core/text.h"
-#include "kernels/cpu/cpu.h"
 
 const char cmd_generate_help[] =
     "usage: jambatune generate [RECIPE] [key=value ...] [--adapter DIR] [--prompt TEXT]\n"
@@ -180,11 +180,7 @@ static bool open_all(struct command *c, struct err *err)
 {
     const struct recipe *r = c->recipe;
     const char *prompt = c->options->prompt, *adapter = c->options->adapter;
-    const struct engine_options options = { .base_model = r->base_model,
-                                            .seed = r->seed,
-                                            .threads = (int)r->threads,
-                                            .bf16 =
-                                                r->precision == PRECISION_BF16 && cpu_has_bf16() };
+    const struct engine_options options = engine_options_of(r);
     if (!open_tokenizer(c, err) || !encode_prompt(c->tokenizer, prompt, &c->prompt, err) ||
         !engine_open(&c->engine, &options, err) ||
         (adapter != NULL && !engine_choose_from(&c->engine, adapter, err)))

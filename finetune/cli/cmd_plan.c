@@ -47,7 +47,7 @@ static int plan(const struct recipe *recipe, bool json)
     int code = 0;
     const bool fits = trainer_open_shapes(&t, recipe, &err);
     const bool planned = fits || (err.code == ERR_NO_MEMORY && t.bytes.total > 0);
-    const size_t budget = plan_budget(recipe->memory_budget);
+    const size_t budget = plan_budget(&t.engine.be, recipe->memory_budget);
     if (planned && json) {
         code = print_json(&t, budget);
     } else if (planned) {

@@ -16,6 +16,7 @@
 #include "finetune/cli/print.h"
 #include "finetune/model/weights.h"
 #include "finetune/train/loop.h"
+#include "finetune/train/options.h"
 #include "kernels/core/file.h"
 #include "kernels/core/text.h"
 
@@ -120,15 +121,13 @@ static void warn_lines(struct text *warnings)
 }
 
 /* Targets, what is not supported, and whether memory is enough, by the trainer's own plan. A
- * `longest` of 0: the data could not be read, and their bound may not fit where they would. Returns
- * whether the targets were looked at. */
-static bool check_plan(struct check *c, const struct recipe *recipe, int64_t longest)
+ * `longest` of 0: the data could not be read, and their bound may not fit where they would. */
+static void check_plan(struct check *c, const struct recipe *recipe, int64_t longest)
 {
     struct trainer t = { 0 };
     struct err err = { 0 }, table = { 0 };
     struct text warnings = { 0 };
     const bool ok = trainer_open_shapes(&t, recipe, &err);
-    const bool looked = t.engine.choices != NULL;
     if (ok || t.bytes.total > 0) {
         if (!print_targets(stdout, t.engine.modules, t.engine.n_module, t.engine.choices, &table))
             complain(c, &table);
@@ -140,10 +139,8 @@ static bool check_plan(struct check *c, const struct recipe *recipe, int64_t lon
     else if (longest > 0 || err.code != ERR_NO_MEMORY)
         complain(c, &err);
     trainer_close(&t);
-    return looked;
 }
 
-/* A device or precision that is not there must not hide what is wrong with the targets. */
 static void check_run(struct check *c, int64_t longest)
 {
     struct recipe recipe = *c->recipe; /* borrows */
@@ -151,15 +148,14 @@ static void check_run(struct check *c, int64_t longest)
         return;
     if (longest > 0)
         recipe.data.sequence_len = longest;
-    bool looked = check_plan(c, &recipe, longest);
-    if (!looked && recipe.device == DEVICE_CUDA) {
-        recipe.device = DEVICE_AUTO;
-        looked = check_plan(c, &recipe, longest);
+    /* A device or precision that is not there must not hide what is wrong with the targets. */
+    const struct engine_options options = engine_options_of(&recipe);
+    struct err err = { 0 };
+    if (!compute_check(&options.compute, &err)) {
+        recipe_add_place(&recipe, &err);
+        complain(c, &err);
     }
-    if (!looked && recipe.precision == PRECISION_BF16) {
-        recipe.precision = PRECISION_AUTO;
-        check_plan(c, &recipe, longest);
-    }
+    check_plan(c, &recipe, longest);
 }
 
 /* ---- data ---- */

@@ -18,12 +18,12 @@ static int64_t kv_dim(const struct block *b)
 
 void attention_keep_gemm(const struct block *b, struct attention_keep *k, struct arena *arena)
 {
-    k->q = arena_reals(arena, b->n_tok * q_dim(b));
+    k->q = arena_acts(b->be, arena, b->n_tok * q_dim(b));
 }
 
 void attention_keep_rest(const struct block *b, struct attention_keep *k, struct arena *arena)
 {
-    k->h = arena_reals(arena, b->n_tok * b->config->hidden_size);
+    k->h = arena_acts(b->be, arena, b->n_tok * b->config->hidden_size);
 }
 
 static struct linear_args linear(const struct block *b, struct weight w, int64_t which)
@@ -39,7 +39,10 @@ static struct attention_args op_args(const struct block *b, const struct attenti
                                     .k = e->k,
                                     .v = e->v,
                                     .pos = b->pos,
-                                    .o = e->o + row * q_dim(b),
+                                    .doc_start = b->doc_start,
+                                    .n_doc = b->n_doc,
+                                    .longest = b->longest,
+                                    .o = act_at(b->be, e->o, row * q_dim(b)),
                                     .lse = e->lse + row * b->config->num_attention_heads,
                                     .n_tok = b->n_tok,
                                     .t0 = b->t0,
@@ -49,20 +52,19 @@ static struct attention_args op_args(const struct block *b, const struct attenti
 }
 
 void attention_forward(const struct block *b, struct attention_keep *k,
-                       const struct attention_edge *edge, const real *x, real *out, bool have_gemm,
+                       const struct attention_edge *edge, struct act *out, bool have_gemm,
                        bool have_attention)
 {
     const struct attention_weights *w = &b->w->attention;
-    block_norm(b, x, b->w->input_norm, k->h);
     const struct {
         struct weight w;
         int which;
-        real *y;
+        struct act *y;
         bool have;
     } inputs[] = {
         { w->q_proj, Q_PROJ, k->q, have_gemm },
-        { w->k_proj, K_PROJ, edge->k + b->t0 * kv_dim(b), have_attention },
-        { w->v_proj, V_PROJ, edge->v + b->t0 * kv_dim(b), have_attention },
+        { w->k_proj, K_PROJ, act_at(b->be, edge->k, b->t0 * kv_dim(b)), have_attention },
+        { w->v_proj, V_PROJ, act_at(b->be, edge->v, b->t0 * kv_dim(b)), have_attention },
     };
     for (int i = 0; i < 3; i++) {
         if (inputs[i].have)
@@ -83,15 +85,27 @@ void attention_forward(const struct block *b, struct attention_keep *k,
     linear_forward(b->be, &o);
 }
 
+/* n finished sums as activations: rounded in scratch, or where reals are activations themselves. */
+static const struct act *as_acts(const struct block *b, const real *x, int64_t n)
+{
+    if (b->be->act == DTYPE_REAL)
+        return acts_in(x);
+    struct act *y = arena_acts(b->be, b->be->scratch, n);
+    op_cast(b->be,
+            &(struct cast_args){
+                .from = x, .from_dtype = DTYPE_REAL, .to = y, .to_dtype = b->be->act, .n = n });
+    return y;
+}
+
 void attention_backward(const struct block *b, const struct attention_keep *k,
-                        const struct attention_edge *edge, real *dk, real *dv, const real *dy,
-                        real *dh)
+                        const struct attention_edge *edge, real *dk, real *dv, const struct act *dy,
+                        struct act *dh)
 {
     const struct attention_weights *w = &b->w->attention;
     struct arena *scratch = b->be->scratch;
     const size_t mark = arena_mark(scratch);
-    real *d_o = arena_reals(scratch, b->n_tok * q_dim(b)),
-         *dq = arena_reals(scratch, b->n_tok * q_dim(b));
+    struct act *d_o = arena_acts(b->be, scratch, b->n_tok * q_dim(b)),
+               *dq = arena_acts(b->be, scratch, b->n_tok * q_dim(b));
     struct attention_args a = op_args(b, k, edge);
     struct linear_args o = linear(b, w->o_proj, O_PROJ);
     o.x = a.o;
@@ -107,11 +121,11 @@ void attention_backward(const struct block *b, const struct attention_keep *k,
     const struct {
         struct weight w;
         int which;
-        const real *dy;
+        const struct act *dy;
     } inputs[] = {
         { w->q_proj, Q_PROJ, dq },
-        { w->k_proj, K_PROJ, dk + b->t0 * kv_dim(b) },
-        { w->v_proj, V_PROJ, dv + b->t0 * kv_dim(b) },
+        { w->k_proj, K_PROJ, as_acts(b, dk + b->t0 * kv_dim(b), b->n_tok * kv_dim(b)) },
+        { w->v_proj, V_PROJ, as_acts(b, dv + b->t0 * kv_dim(b), b->n_tok * kv_dim(b)) },
     };
     for (int i = 0; i < 3; i++) {
         struct linear_args l = linear(b, inputs[i].w, inputs[i].which);

@@ -13,7 +13,7 @@ struct linear_args block_linear(const struct block *b, struct weight w, int64_t 
     };
 }
 
-static struct rmsnorm_args norm_args(const struct block *b, const real *x, const real *w)
+static struct rmsnorm_args norm_args(const struct block *b, const struct act *x, const real *w)
 {
     return (struct rmsnorm_args){ .x = x,
                                   .w = w,
@@ -22,15 +22,25 @@ static struct rmsnorm_args norm_args(const struct block *b, const real *x, const
                                   .eps = b->config->rms_norm_eps };
 }
 
-void block_norm(const struct block *b, const real *x, const real *w, real *out)
+void block_norm(const struct block *b, const struct act *x, const real *w, struct act *out)
 {
     struct rmsnorm_args a = norm_args(b, x, w);
     a.y = out;
     op_rmsnorm_forward(b->be, &a);
 }
 
-void block_norm_backward(const struct block *b, const real *x, const real *w, const real *dy,
-                         real *dx)
+void block_add_norm(const struct block *b, const struct act *residual, struct act *x, const real *w,
+                    struct act *out)
+{
+    struct rmsnorm_args a = norm_args(b, x, w);
+    a.residual = residual;
+    a.sum = x;
+    a.y = out;
+    op_rmsnorm_forward(b->be, &a);
+}
+
+void block_norm_backward(const struct block *b, const struct act *x, const real *w,
+                         const struct act *dy, struct act *dx)
 {
     struct rmsnorm_args a = norm_args(b, x, w);
     a.dy = dy;

@@ -12,6 +12,7 @@
 
 #include "finetune/model/config.h"
 #include "finetune/model/weights.h"
+#include "kernels/core/act.h"
 #include "kernels/core/backend.h"
 #include "lora/adapter.h"
 #include "lora/linear.h"
@@ -31,7 +32,11 @@ struct block {
     int64_t layer;
     /* The chunk: rows t0 .. t0 + n_tok of the stream; first_token is row t0's index in the step. */
     int64_t n_tok, t0, first_token;
-    const int32_t *pos, *doc;         /* (n_tok): place in its document, and which document */
+    const int32_t *pos, *doc; /* (n_tok): place in its document, and which document */
+    const int64_t *doc_start; /* host: starts of the documents from the chunk's first on, and of
+                                 what follows the last, (n_doc + 1); NULL in a measuring run */
+    int64_t n_doc;            /* documents that the chunk touches */
+    int64_t longest;          /* none of them is longer */
     const struct router_sums *router; /* NULL: no load-balancing loss */
     int64_t *counts;                  /* (n_expert + 1): host memory for the experts' rows */
 };
@@ -39,9 +44,11 @@ struct block {
 /* The linear of module index `module` over the chunk's rows, its pointers still to be set. */
 struct linear_args block_linear(const struct block *b, struct weight w, int64_t module);
 
-/* out = rmsnorm(x) w, rows of d_model; and dx += its backward. */
-void block_norm(const struct block *b, const real *x, const real *w, real *out);
-void block_norm_backward(const struct block *b, const real *x, const real *w, const real *dy,
-                         real *dx);
+/* out = rmsnorm(x) w, rows of d_model; the same of x += residual; and dx += the norm's backward. */
+void block_norm(const struct block *b, const struct act *x, const real *w, struct act *out);
+void block_add_norm(const struct block *b, const struct act *residual, struct act *x, const real *w,
+                    struct act *out);
+void block_norm_backward(const struct block *b, const struct act *x, const real *w,
+                         const struct act *dy, struct act *dx);
 
 #endif

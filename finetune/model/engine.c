@@ -2,13 +2,11 @@
 
 #include <stdlib.h>
 
-#include "kernels/cpu/cpu.h"
 #include "lora/format_peft.h"
 
-static bool list_modules(struct engine *e, const struct engine_options *options, struct err *err)
+static bool list_modules(struct engine *e, struct err *err)
 {
-    cpu_backend_init(&e->be, &e->scratch, options->threads);
-    e->be.gemm_bf16 = options->bf16;
+    e->be.scratch = &e->scratch;
     e->n_module = jamba_modules(weights_config(e->weights), &e->modules);
     return e->n_module > 0 || err_no_memory(err, "the list of modules");
 }
@@ -16,8 +14,11 @@ static bool list_modules(struct engine *e, const struct engine_options *options,
 bool engine_open(struct engine *e, const struct engine_options *options, struct err *err)
 {
     *e = (struct engine){ 0 };
-    e->weights = weights_open(options->base_model, options->seed, err);
-    if (e->weights != NULL && list_modules(e, options, err))
+    if (!compute_open(&e->be, &options->compute, err))
+        return false;
+    e->weights = e->be.remote ? weights_open_for_device(options->base_model, options->seed, err)
+                              : weights_open(options->base_model, options->seed, err);
+    if (e->weights != NULL && list_modules(e, err))
         return true;
     engine_close(e);
     return false;
@@ -28,13 +29,16 @@ bool engine_open_shapes(struct engine *e, const struct engine_options *options, 
     *e = (struct engine){ 0 };
     struct jamba_config config;
     char *folder = NULL, *config_path = NULL;
-    if (!weights_locate(options->base_model, &folder, &config_path, err))
+    struct compute compute = options->compute;
+    compute.plan_only = true;
+    if (!compute_open(&e->be, &compute, err) ||
+        !weights_locate(options->base_model, &folder, &config_path, err))
         return false;
     if (jamba_config_read(config_path, &config, err))
         e->weights = weights_shapes(&config, err);
     free(folder);
     free(config_path);
-    if (e->weights != NULL && list_modules(e, options, err))
+    if (e->weights != NULL && list_modules(e, err))
         return true;
     engine_close(e);
     return false;
@@ -54,6 +58,9 @@ void engine_close(struct engine *e)
     arena_free(&e->adapter_arena);
     arena_free(&e->saved);
     arena_free(&e->scratch);
+    arena_free(&e->weights_arena);
+    arena_free(&e->memory);
+    compute_close(&e->be);
     *e = (struct engine){ 0 };
 }
 
@@ -98,31 +105,56 @@ static bool allocate_stream(struct stream *s, int64_t n_tok, struct err *err)
 
 static bool allocate_adapter(struct engine *e, const struct engine_memory *memory, struct err *err)
 {
-    const struct lora_adapter_args args = { e->modules, e->n_module, e->choices, &e->adapter_arena,
-                                            memory->training };
-    if (!arena_init(&e->adapter_arena, "adapter", memory->bytes.adapter, err) ||
-        !lora_adapter_init(&e->adapter, &args, err))
+    const struct lora_adapter_args args = { .modules = e->modules,
+                                            .n_module = e->n_module,
+                                            .choices = e->choices,
+                                            .be = &e->be,
+                                            .arena = &e->adapter_arena,
+                                            .with_training = memory->training };
+    if (!lora_adapter_init(&e->adapter, &args, err))
         return false;
-    if (memory->adapter_dir != NULL)
-        return peft_read_tensors(memory->adapter_dir, &e->adapter, err);
-    lora_adapter_reset(&e->adapter, memory->seed);
+    if (memory->adapter_dir == NULL)
+        lora_adapter_reset(&e->adapter, memory->seed);
+    else if (!peft_read_tensors(memory->adapter_dir, &e->adapter, err))
+        return false;
+    lora_adapter_push(&e->adapter, &e->be);
     return true;
+}
+
+static bool allocate_host(struct engine *e, const struct plan_bytes *bytes, struct err *err)
+{
+    return arena_init(&e->scratch, "scratch", bytes->scratch, err) &&
+           arena_init(&e->saved, "saved", bytes->saved, err) &&
+           arena_init(&e->adapter_arena, "adapter", bytes->adapter, err);
+}
+
+/* One allocation, cut in four, and the base copied into its part. */
+static bool allocate_device(struct engine *e, const struct plan_bytes *bytes, struct err *err)
+{
+    if (!arena_init_in(&e->memory, e->be.device, "device", bytes->total + 4 * ARENA_ALIGN, err))
+        return plan_explain(bytes, err);
+    arena_init_part(&e->weights_arena, &e->memory, "weights", bytes->weights);
+    arena_init_part(&e->adapter_arena, &e->memory, "adapter", bytes->adapter);
+    arena_init_part(&e->saved, &e->memory, "saved", bytes->saved);
+    arena_init_part(&e->scratch, &e->memory, "scratch", bytes->scratch);
+    return weights_to_device(e->weights, &e->be, &e->weights_arena, err);
 }
 
 bool engine_allocate(struct engine *e, const struct engine_memory *memory, struct err *err)
 {
-    if (!arena_init(&e->scratch, "scratch", memory->bytes.scratch, err) ||
-        !arena_init(&e->saved, "saved", memory->bytes.saved, err) ||
+    e->be.scratch = &e->scratch;
+    if (!(e->be.remote ? allocate_device(e, &memory->bytes, err)
+                       : allocate_host(e, &memory->bytes, err)) ||
         (e->choices != NULL && !allocate_adapter(e, memory, err)) ||
         !allocate_stream(&e->stream, memory->shape.pass_tokens, err))
         return false;
-    e->be.scratch = &e->scratch;
     e->jamba = (struct jamba){ .be = &e->be,
                                .saved = &e->saved,
                                .config = weights_config(e->weights),
                                .weights = e->weights,
                                .adapter = e->choices == NULL ? NULL : &e->adapter,
                                .chunk_tokens = memory->shape.chunk_tokens,
+                               .longest = memory->shape.longest,
                                .recompute = memory->shape.recompute };
     return jamba_init(&e->jamba, memory->shape.pass_tokens, memory->shape.pass_tokens, err);
 }

@@ -11,6 +11,7 @@
 #ifndef FINETUNE_MODEL_ENGINE_H
 #define FINETUNE_MODEL_ENGINE_H
 
+#include "finetune/model/compute.h"
 #include "finetune/model/jamba.h"
 #include "finetune/model/modules.h"
 #include "finetune/model/plan.h"
@@ -19,13 +20,13 @@
 struct engine_options {
     const char *base_model;
     uint64_t seed; /* of random: weights */
-    int threads;   /* 0: all processors */
-    bool bf16;     /* GEMM operands rounded to bfloat16; only where cpu_has_bf16 */
+    struct compute compute;
 };
 
 struct engine {
     struct backend be;
-    struct arena scratch, saved, adapter_arena;
+    struct arena memory; /* on a device: the one allocation that the others are parts of */
+    struct arena scratch, saved, adapter_arena, weights_arena;
     struct weights *weights;
     struct lora_module *modules;
     int64_t n_module;
@@ -39,7 +40,7 @@ struct engine {
 /* Opens the base and lists its modules; allocates nothing of size. */
 bool engine_open(struct engine *e, const struct engine_options *options, struct err *err);
 
-/* The same from config.json alone: shapes without values, for `plan`. */
+/* The same from config.json alone: shapes without values, for `plan`; compute.plan_only is set. */
 bool engine_open_shapes(struct engine *e, const struct engine_options *options, struct err *err);
 void engine_close(struct engine *e);
 

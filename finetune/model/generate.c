@@ -25,9 +25,10 @@
 
 /* What one layer carries. */
 struct layer_state {
-    real *conv, *h;      /* Mamba: (d_conv-1, d_inner), (d_state, d_inner) */
+    struct act *conv;    /* Mamba: (d_conv-1, d_inner) */
+    real *h;             /* and (d_state, d_inner) */
     struct arena memory; /* attention: k and v, (n_cap, n_kv, d_head) each */
-    real *k, *v;
+    struct act *k, *v;
     int64_t n_cap;
 };
 
@@ -59,13 +60,13 @@ static int64_t kv_size(const struct jamba_config *c)
 }
 
 /* Lays the Mamba layers' states on an arena: run twice, first to measure it. */
-static void push_mamba(struct jamba_state *state, struct arena *arena)
+static void push_mamba(const struct jamba *m, struct jamba_state *state, struct arena *arena)
 {
     const struct jamba_config *c = state->config;
     for (int64_t l = 0; l < c->num_hidden_layers; l++) {
         if (jamba_is_attention(c, l))
             continue;
-        state->layers[l].conv = arena_reals(arena, conv_size(c));
+        state->layers[l].conv = arena_acts(m->be, arena, conv_size(c));
         state->layers[l].h = arena_reals(arena, ssm_size(c));
     }
 }
@@ -77,8 +78,10 @@ static void zero_mamba(const struct jamba *m, const struct jamba_state *state)
     for (int64_t l = 0; l < c->num_hidden_layers; l++) {
         if (jamba_is_attention(c, l))
             continue;
-        op_zero(m->be, &(struct zero_args){ .y = state->layers[l].conv, .n = conv_size(c) });
-        op_zero(m->be, &(struct zero_args){ .y = state->layers[l].h, .n = ssm_size(c) });
+        op_zero(m->be, &(struct zero_args){ .y = state->layers[l].conv,
+                                            .bytes = act_bytes(m->be, conv_size(c)) });
+        op_zero(m->be, &(struct zero_args){ .y = state->layers[l].h,
+                                            .bytes = (size_t)ssm_size(c) * sizeof(real) });
     }
 }
 
@@ -95,12 +98,12 @@ struct jamba_state *jamba_state_new(const struct jamba *m, struct err *err)
     state->config = m->config;
     struct arena measured;
     arena_init_measuring(&measured, "state");
-    push_mamba(state, &measured);
-    if (!arena_init(&state->memory, "state", measured.peak, err)) {
+    push_mamba(m, state, &measured);
+    if (!arena_init_in(&state->memory, m->be->device, "state", measured.peak, err)) {
         jamba_state_free(state);
         return NULL;
     }
-    push_mamba(state, &state->memory);
+    push_mamba(m, state, &state->memory);
     zero_mamba(m, state);
     return state;
 }
@@ -129,10 +132,9 @@ size_t jamba_state_bytes(const struct jamba_state *state)
     return bytes;
 }
 
-static void copy(const struct jamba *m, const real *from, real *to, int64_t n)
+static void copy(const struct jamba *m, const struct act *from, struct act *to, int64_t n)
 {
-    op_to_device(m->be,
-                 &(struct copy_args){ .from = from, .to = to, .bytes = (size_t)n * sizeof(real) });
+    op_copy(m->be, &(struct copy_args){ .from = from, .to = to, .bytes = act_bytes(m->be, n) });
 }
 
 /* Room for n_tok tokens in one attention layer. */
@@ -144,13 +146,13 @@ static bool grow_layer(const struct jamba *m, const struct jamba_state *state,
     const int64_t n_cap = doubled > n_tok ? doubled : n_tok;
     size_t bytes = 0;
     struct layer_state grown = { .n_cap = n_cap };
-    if (!size_mul((size_t)n_cap, 2 * (size_t)row * sizeof(real), &bytes) ||
+    if (!size_mul((size_t)n_cap, 2 * act_bytes(m->be, row), &bytes) ||
         !size_add(bytes, 2 * ARENA_ALIGN, &bytes))
         return err_no_memory(err, "the keys and values of a sequence");
-    if (!arena_init(&grown.memory, "keys and values", bytes, err))
+    if (!arena_init_in(&grown.memory, m->be->device, "keys and values", bytes, err))
         return false;
-    grown.k = arena_reals(&grown.memory, n_cap * row);
-    grown.v = arena_reals(&grown.memory, n_cap * row);
+    grown.k = arena_acts(m->be, &grown.memory, n_cap * row);
+    grown.v = arena_acts(m->be, &grown.memory, n_cap * row);
     if (used > 0) {
         copy(m, layer->k, grown.k, used);
         copy(m, layer->v, grown.v, used);
@@ -180,7 +182,8 @@ struct chunk {
     struct jamba_state *state;
     int64_t n_tok;
     const int32_t *ids, *pos, *doc; /* on the device */
-    real *x;                        /* (n_tok, d_model): the residual stream */
+    struct act *x;                  /* (n_tok, d_model): the residual stream */
+    int64_t doc_start[2];           /* the sequence is one document */
 };
 
 static struct block block_at(const struct chunk *c, int64_t layer)
@@ -196,6 +199,8 @@ static struct block block_at(const struct chunk *c, int64_t layer)
                            .first_token = c->state->n_fed,
                            .pos = c->pos,
                            .doc = c->doc,
+                           .doc_start = m->saved->measuring ? NULL : c->doc_start,
+                           .n_doc = 1,
                            .counts = m->counts };
 }
 
@@ -212,7 +217,7 @@ static struct layer_edge edge_of(const struct chunk *c, int64_t layer)
         };
     const int64_t n_head = config->num_attention_heads;
     struct layer_edge e = { .attention = { .k = s->k, .v = s->v, .o_first = c->state->n_fed } };
-    e.attention.o = arena_reals(scratch, c->n_tok * n_head * config->d_head);
+    e.attention.o = arena_acts(c->m->be, scratch, c->n_tok * n_head * config->d_head);
     e.attention.lse = arena_reals(scratch, c->n_tok * n_head);
     return e;
 }
@@ -244,7 +249,8 @@ static void read_logits(const struct chunk *c, real *logits)
     const struct jamba *m = c->m;
     const struct block b = block_at(c, 0);
     const int32_t last = (int32_t)(c->n_tok - 1);
-    real *out = arena_reals(m->saved, m->config->vocab_size);
+    const int64_t vocab = m->config->vocab_size;
+    struct act *out = arena_acts(m->be, m->saved, vocab);
     head_logits(&b,
                 &(struct head_args){ .w = weights_head(m->weights),
                                      .norm = weights_final_norm(m->weights),
@@ -252,9 +258,18 @@ static void read_logits(const struct chunk *c, real *logits)
                                      .rows = push_ints(m, &last, 1),
                                      .n_row = 1 },
                 out);
-    op_to_host(m->be, &(struct copy_args){ .from = out,
-                                           .to = logits,
-                                           .bytes = (size_t)m->config->vocab_size * sizeof(real) });
+    const void *from = out;
+    if (m->be->act != DTYPE_REAL) {
+        real *wide = arena_reals(m->saved, vocab);
+        op_cast(m->be, &(struct cast_args){ .from = out,
+                                            .from_dtype = m->be->act,
+                                            .to = wide,
+                                            .to_dtype = DTYPE_REAL,
+                                            .n = vocab });
+        from = wide;
+    }
+    op_to_host(m->be, &(struct copy_args){
+                          .from = from, .to = logits, .bytes = (size_t)vocab * sizeof(real) });
 }
 
 /* n rows through all layers; logits NULL: more chunks follow. */
@@ -266,11 +281,11 @@ static void feed_chunk(struct jamba *m, struct jamba_state *state, const int32_t
         m->pos[i] = (int32_t)(state->n_fed + i);
         m->doc[i] = 0;
     }
-    struct chunk c = { .m = m, .state = state, .n_tok = n };
+    struct chunk c = { .m = m, .state = state, .n_tok = n, .doc_start = { 0, state->n_fed + n } };
     c.ids = push_ints(m, ids, n);
     c.pos = push_ints(m, m->pos, n);
     c.doc = push_ints(m, m->doc, n);
-    c.x = arena_reals(m->saved, n * m->config->hidden_size);
+    c.x = arena_acts(m->be, m->saved, n * m->config->hidden_size);
     embed_lookup_forward(m->be,
                          &(struct embed_lookup){
                              .w = weights_embedding(m->weights),

@@ -3,9 +3,9 @@
 #include "finetune/model/modules.h"
 #include "kernels/ops.h"
 
-int64_t head_block_rows(int64_t vocab, int64_t n_row)
+int64_t head_block_rows(const struct backend *be, int64_t vocab, int64_t n_row)
 {
-    const int64_t rows = ((int64_t)1 << 24) / vocab;
+    const int64_t rows = ((int64_t)1 << (be->remote ? 28 : 24)) / vocab;
     const int64_t at_least = rows < 16 ? 16 : rows;
     return at_least < n_row ? at_least : n_row;
 }
@@ -17,8 +17,8 @@ static struct linear_args head_linear(const struct block *b, const struct head_a
     return block_linear(b, a->w, module);
 }
 
-static struct rmsnorm_args norm_of(const struct block *b, const struct head_args *a, const real *x,
-                                   int64_t n)
+static struct rmsnorm_args norm_of(const struct block *b, const struct head_args *a,
+                                   const struct act *x, int64_t n)
 {
     return (struct rmsnorm_args){ .x = x,
                                   .w = a->norm,
@@ -29,7 +29,7 @@ static struct rmsnorm_args norm_of(const struct block *b, const struct head_args
 
 /* n rows from `first` on: x picked, h normed (both (block_rows, d_model)), logits. */
 static void forward_rows(const struct block *b, const struct head_args *a, int64_t first, int64_t n,
-                         real *x, real *h, real *logits)
+                         struct act *x, struct act *h, struct act *logits)
 {
     op_pick_rows(b->be, &(struct pick_rows_args){ .x = a->x,
                                                   .index = a->rows + first,
@@ -49,12 +49,13 @@ static void forward_rows(const struct block *b, const struct head_args *a, int64
 }
 
 static void backward_rows(const struct block *b, const struct head_args *a, int64_t first,
-                          int64_t n, const real *x, const real *h, const real *dlogits)
+                          int64_t n, const struct act *x, const struct act *h,
+                          const struct act *dlogits)
 {
     const int64_t d_model = b->config->hidden_size;
     const size_t mark = arena_mark(b->be->scratch);
-    real *dh = arena_reals(b->be->scratch, n * d_model),
-         *dx = arena_reals(b->be->scratch, n * d_model);
+    struct act *dh = arena_acts(b->be, b->be->scratch, n * d_model),
+               *dx = arena_acts(b->be, b->be->scratch, n * d_model);
     struct linear_args head = head_linear(b, a);
     head.n_row = n;
     head.slot = a->rows + first;
@@ -63,7 +64,7 @@ static void backward_rows(const struct block *b, const struct head_args *a, int6
     head.dy = dlogits;
     head.dx = dh;
     linear_backward(b->be, &head);
-    op_zero(b->be, &(struct zero_args){ .y = dx, .n = n * d_model });
+    op_zero(b->be, &(struct zero_args){ .y = dx, .bytes = act_bytes(b->be, n * d_model) });
     struct rmsnorm_args norm = norm_of(b, a, x, n);
     norm.dy = dh;
     norm.dx = dx;
@@ -79,9 +80,9 @@ void head_run(const struct block *b, const struct head_args *a)
     const int64_t d_model = b->config->hidden_size, vocab = a->w.rows;
     struct arena *scratch = b->be->scratch;
     const size_t mark = arena_mark(scratch);
-    real *x = arena_reals(scratch, a->block_rows * d_model);
-    real *h = arena_reals(scratch, a->block_rows * d_model);
-    real *logits = arena_reals(scratch, a->block_rows * vocab);
+    struct act *x = arena_acts(b->be, scratch, a->block_rows * d_model);
+    struct act *h = arena_acts(b->be, scratch, a->block_rows * d_model);
+    struct act *logits = arena_acts(b->be, scratch, a->block_rows * vocab);
     for (int64_t first = 0; first < a->n_row; first += a->block_rows) {
         const int64_t left = a->n_row - first, n = left < a->block_rows ? left : a->block_rows;
         forward_rows(b, a, first, n, x, h, logits);
@@ -97,11 +98,11 @@ void head_run(const struct block *b, const struct head_args *a)
     arena_rewind(scratch, mark);
 }
 
-void head_logits(const struct block *b, const struct head_args *a, real *logits)
+void head_logits(const struct block *b, const struct head_args *a, struct act *logits)
 {
     const size_t mark = arena_mark(b->be->scratch);
-    real *x = arena_reals(b->be->scratch, a->n_row * b->config->hidden_size);
-    real *h = arena_reals(b->be->scratch, a->n_row * b->config->hidden_size);
+    struct act *x = arena_acts(b->be, b->be->scratch, a->n_row * b->config->hidden_size);
+    struct act *h = arena_acts(b->be, b->be->scratch, a->n_row * b->config->hidden_size);
     forward_rows(b, a, 0, a->n_row, x, h, logits);
     arena_rewind(b->be->scratch, mark);
 }

@@ -34,10 +34,11 @@ bool jamba_init(struct jamba *m, int64_t max_tok, int64_t max_doc, struct err *e
     m->row_target = calloc(n_tok, sizeof *m->row_target);
     m->counts = calloc(n_expert + 1, sizeof *m->counts);
     m->host = calloc(n_tok, sizeof *m->host);
-    m->host_sums = calloc(2 * (size_t)max_doc * n_expert, sizeof *m->host_sums);
+    m->doc_start = calloc((size_t)max_doc + 1, sizeof *m->doc_start);
+    m->sums = arena_push(m->saved, JAMBA_N_SUM * sizeof *m->sums);
     if (m->keeps != NULL && m->stores != NULL && m->pos != NULL && m->doc != NULL &&
         m->rows != NULL && m->row_target != NULL && m->counts != NULL && m->host != NULL &&
-        m->host_sums != NULL)
+        m->doc_start != NULL)
         return true;
     jamba_free(m);
     return err_no_memory(err, "the model's tables");
@@ -53,12 +54,12 @@ void jamba_free(struct jamba *m)
     free(m->row_target);
     free(m->counts);
     free(m->host);
-    free(m->host_sums);
+    free(m->doc_start);
     m->keeps = NULL;
     m->stores = NULL;
-    m->pos = m->doc = m->rows = m->row_target = NULL;
+    m->pos = m->doc = m->rows = m->row_target = m->doc_start = NULL;
     m->counts = NULL;
-    m->host = m->host_sums = NULL;
+    m->host = NULL;
 }
 
 /* ---- a pass ---- */
@@ -72,50 +73,69 @@ struct walk {
         lowest; /* the lowest layer with an adapter in or below it: the backward ends there */
     bool embed_adapted;
     const int32_t *ids, *pos, *doc;
-    real *x;  /* layer inputs */
-    real *dx; /* (n_tok, d_model) */
+    struct act *x;  /* layer inputs */
+    struct act *dx; /* (n_tok, d_model) */
     struct router_sums sums;
-    bool balance; /* the load-balancing loss is on */
+    const int32_t *doc_start; /* with sums */
+    bool balance;             /* the load-balancing loss is on */
 };
 
 static struct block block_at(const struct walk *w, int64_t layer, int64_t chunk)
 {
     const struct jamba *m = w->m;
     const int64_t t0 = chunk * m->chunk_tokens, left = w->s->n_tok - t0;
+    const int64_t n_tok = left < m->chunk_tokens ? left : m->chunk_tokens;
+    const bool measuring = m->saved->measuring;
+    const int64_t first_doc = measuring ? 0 : m->doc[t0];
     return (struct block){ .be = m->be,
                            .config = m->config,
                            .w = weights_layer(m->weights, layer),
                            .adapter = m->adapter,
                            .dropout = w->pass->dropout,
                            .layer = layer,
-                           .n_tok = left < m->chunk_tokens ? left : m->chunk_tokens,
+                           .n_tok = n_tok,
                            .t0 = t0,
                            .first_token = w->s->first_index + t0,
                            .pos = w->pos + t0,
                            .doc = w->doc + t0,
+                           .doc_start = measuring ? NULL : w->s->doc_start + first_doc,
+                           .n_doc = measuring ? n_tok : m->doc[t0 + n_tok - 1] - first_doc + 1,
+                           .longest = m->longest,
                            .router = w->balance ? &w->sums : NULL,
                            .counts = m->counts };
 }
 
-static real *layer_input(const struct walk *w, int64_t layer)
+static struct act *layer_input(const struct walk *w, int64_t layer)
 {
     const int64_t n = w->s->n_tok * w->m->config->hidden_size;
-    return w->pass->backward ? w->x + layer * n : w->x;
+    return act_at(w->m->be, w->x, w->pass->backward ? layer * n : 0);
+}
+
+/* Row t of layer l's input. */
+static struct act *input_row(const struct walk *w, int64_t layer, int64_t t)
+{
+    return act_at(w->m->be, layer_input(w, layer), t * w->m->config->hidden_size);
+}
+
+static struct act *dx_row(const struct walk *w, int64_t t)
+{
+    return act_at(w->m->be, w->dx, t * w->m->config->hidden_size);
 }
 
 static struct layer_store push_store(const struct walk *w, int64_t layer)
 {
     const struct jamba_config *c = w->m->config;
+    const struct backend *be = w->m->be;
     struct arena *saved = w->m->saved;
     const int64_t n = w->s->n_tok;
     struct layer_store s = { 0 };
     if (jamba_is_attention(c, layer)) {
-        s.attention.k = arena_reals(saved, n * c->num_key_value_heads * c->d_head);
-        s.attention.v = arena_reals(saved, n * c->num_key_value_heads * c->d_head);
-        s.attention.o = arena_reals(saved, n * c->num_attention_heads * c->d_head);
+        s.attention.k = arena_acts(be, saved, n * c->num_key_value_heads * c->d_head);
+        s.attention.v = arena_acts(be, saved, n * c->num_key_value_heads * c->d_head);
+        s.attention.o = arena_acts(be, saved, n * c->num_attention_heads * c->d_head);
         s.attention.lse = arena_reals(saved, n * c->num_attention_heads);
     } else {
-        s.conv = arena_reals(saved, (w->n_chunk + 1) * (c->mamba_d_conv - 1) * c->d_inner);
+        s.conv = arena_acts(be, saved, (w->n_chunk + 1) * (c->mamba_d_conv - 1) * c->d_inner);
         s.h = arena_reals(saved, (w->n_chunk + 1) * c->mamba_d_state * c->d_inner);
     }
     return s;
@@ -127,11 +147,21 @@ static struct layer_edge edge_of(const struct walk *w, const struct layer_store 
     const int64_t n_conv = (c->mamba_d_conv - 1) * c->d_inner, n_h = c->mamba_d_state * c->d_inner;
     struct layer_edge e = { .attention = s->attention };
     if (s->h != NULL)
-        e.mamba = (struct mamba_edge){ .conv_in = s->conv + chunk * n_conv,
+        e.mamba = (struct mamba_edge){ .conv_in = act_in(w->m->be, s->conv, chunk * n_conv),
                                        .h_in = s->h + chunk * n_h,
-                                       .conv_out = s->conv + (chunk + 1) * n_conv,
+                                       .conv_out = act_at(w->m->be, s->conv, (chunk + 1) * n_conv),
                                        .h_out = s->h + (chunk + 1) * n_h };
     return e;
+}
+
+static void zero_reals(const struct jamba *m, real *x, int64_t n)
+{
+    op_zero(m->be, &(struct zero_args){ .y = x, .bytes = (size_t)n * sizeof *x });
+}
+
+static void zero_acts(const struct jamba *m, struct act *x, int64_t n)
+{
+    op_zero(m->be, &(struct zero_args){ .y = x, .bytes = act_bytes(m->be, n) });
 }
 
 /* The stream starts from an empty state: the first chunk's first token begins a document and reads
@@ -141,8 +171,8 @@ static void zero_first_edge(const struct walk *w, const struct layer_store *s)
     const struct jamba_config *c = w->m->config;
     if (s->h == NULL)
         return;
-    op_zero(w->m->be, &(struct zero_args){ .y = s->conv, .n = (c->mamba_d_conv - 1) * c->d_inner });
-    op_zero(w->m->be, &(struct zero_args){ .y = s->h, .n = c->mamba_d_state * c->d_inner });
+    zero_acts(w->m, s->conv, (c->mamba_d_conv - 1) * c->d_inner);
+    zero_reals(w->m, s->h, c->mamba_d_state * c->d_inner);
 }
 
 /* Which of a keep's classes outlive the forward. */
@@ -172,9 +202,8 @@ static void forward_chunk(const struct walk *w, const struct layer_store *store,
     layer_keep_gemm(&b, k, needed && keeps_gemm(w) ? m->saved : m->be->scratch);
     layer_keep_rest(&b, k, needed && keeps_rest(w) ? m->saved : m->be->scratch);
     const struct layer_edge edge = edge_of(w, store, chunk);
-    const int64_t at = b.t0 * m->config->hidden_size;
     const int64_t next = w->pass->backward ? layer + 1 : layer;
-    layer_forward(&b, k, &edge, layer_input(w, layer) + at, layer_input(w, next) + at);
+    layer_forward(&b, k, &edge, input_row(w, layer, b.t0), input_row(w, next, b.t0));
     arena_rewind(m->be->scratch, mark);
 }
 
@@ -186,14 +215,14 @@ static void backward_chunk(const struct walk *w, const struct layer_store *store
     const size_t mark = arena_mark(m->be->scratch);
     struct block_keep *k = keep_of(w, layer, chunk);
     const struct layer_edge edge = edge_of(w, store, chunk);
-    const int64_t at = b.t0 * m->config->hidden_size;
+    const struct act *x = input_row(w, layer, b.t0);
     if (!keeps_gemm(w))
         layer_keep_gemm(&b, k, m->be->scratch);
     if (!keeps_rest(w)) {
         layer_keep_rest(&b, k, m->be->scratch);
-        layer_recompute(&b, k, &edge, layer_input(w, layer) + at, keeps_gemm(w));
+        layer_recompute(&b, k, &edge, x, keeps_gemm(w));
     }
-    layer_backward(&b, k, &edge, dedge, layer_input(w, layer) + at, w->dx + at);
+    layer_backward(&b, k, &edge, dedge, x, dx_row(w, b.t0));
     arena_rewind(m->be->scratch, mark);
 }
 
@@ -203,20 +232,16 @@ static void backward_layer(const struct walk *w, const struct layer_store *store
     struct arena *scratch = w->m->be->scratch;
     const size_t mark = arena_mark(scratch);
     struct layer_dedge d = { 0 };
-    struct zero_args zero[2];
     if (jamba_is_attention(c, layer)) {
         const int64_t n = w->s->n_tok * c->num_key_value_heads * c->d_head;
-        zero[0] = (struct zero_args){ .y = d.dk = arena_reals(scratch, n), .n = n };
-        zero[1] = (struct zero_args){ .y = d.dv = arena_reals(scratch, n), .n = n };
+        zero_reals(w->m, d.dk = arena_reals(scratch, n), n);
+        zero_reals(w->m, d.dv = arena_reals(scratch, n), n);
     } else {
         const int64_t n_conv = (c->mamba_d_conv - 1) * c->d_inner,
                       n_h = c->mamba_d_state * c->d_inner;
-        zero[0] =
-            (struct zero_args){ .y = d.mamba.dconv = arena_reals(scratch, n_conv), .n = n_conv };
-        zero[1] = (struct zero_args){ .y = d.mamba.dstate = arena_reals(scratch, n_h), .n = n_h };
+        zero_reals(w->m, d.mamba.dconv = arena_reals(scratch, n_conv), n_conv);
+        zero_reals(w->m, d.mamba.dstate = arena_reals(scratch, n_h), n_h);
     }
-    op_zero(w->m->be, &zero[0]);
-    op_zero(w->m->be, &zero[1]);
     for (int64_t chunk = w->n_chunk - 1; chunk >= 0; chunk--)
         backward_chunk(w, store, layer, chunk, &d);
     arena_rewind(scratch, mark);
@@ -224,16 +249,17 @@ static void backward_layer(const struct walk *w, const struct layer_store *store
 
 /* ---- the ends ---- */
 
-static struct embed_lookup embed_chunk(const struct walk *w, int64_t chunk, real *y)
+static struct embed_lookup embed_chunk(const struct walk *w, int64_t chunk, struct act *y)
 {
     const struct block b = block_at(w, 0, chunk);
+    struct act *row = act_at(w->m->be, y, b.t0 * w->m->config->hidden_size);
     return (struct embed_lookup){ .w = weights_embedding(w->m->weights),
                                   .lora = w->m->adapter == NULL
                                               ? NULL
                                               : lora_adapter_slot(w->m->adapter, 0),
                                   .ids = w->ids + b.t0,
-                                  .y = y + b.t0 * w->m->config->hidden_size,
-                                  .dy = y + b.t0 * w->m->config->hidden_size,
+                                  .y = row,
+                                  .dy = row,
                                   .n_row = b.n_tok,
                                   .pad_id = w->m->config->pad_token_id };
 }
@@ -275,17 +301,17 @@ static void run_head(struct walk *w, const int32_t *rows, const int32_t *target,
     struct block b = block_at(w, 0, 0);
     b.first_token = w->s->first_index;
     b.router = NULL;
-    head_run(&b,
-             &(struct head_args){ .w = weights_head(m->weights),
-                                  .norm = weights_final_norm(m->weights),
-                                  .x = layer_input(w, m->config->num_hidden_layers),
-                                  .rows = rows,
-                                  .target = target,
-                                  .n_row = n_row,
-                                  .block_rows = head_block_rows(m->config->vocab_size, w->s->n_tok),
-                                  .logprob = logprob,
-                                  .grad_scale = w->pass->backward ? w->pass->grad_scale : 0,
-                                  .dx = w->dx });
+    head_run(&b, &(struct head_args){
+                     .w = weights_head(m->weights),
+                     .norm = weights_final_norm(m->weights),
+                     .x = layer_input(w, m->config->num_hidden_layers),
+                     .rows = rows,
+                     .target = target,
+                     .n_row = n_row,
+                     .block_rows = head_block_rows(m->be, m->config->vocab_size, w->s->n_tok),
+                     .logprob = logprob,
+                     .grad_scale = w->pass->backward ? w->pass->grad_scale : 0,
+                     .dx = w->dx });
 }
 
 /* The lowest layer whose modules, or anything below, are adapted: nothing under it needs a
@@ -306,10 +332,8 @@ static void find_lowest(struct walk *w)
 }
 
 /* ---- the load-balancing loss ----
- * Of one document alone, over all its MoE layers, M = layers * length rows
- * (load_balancing_loss_func of transformers): E sum_e F_e P_e, F_e = choices of e / M, P_e = mean
- * probability. Weighted by length over the step's tokens, times the coefficient. In a row's logits:
- * scale p_e (F_e - sum p F). */
+ * Of one document alone, over all its MoE layers (op aux_loss has the formula); weighted by length
+ * over the step's tokens, times the coefficient. */
 
 static int64_t moe_layers(const struct jamba_config *c)
 {
@@ -321,40 +345,29 @@ static int64_t moe_layers(const struct jamba_config *c)
 
 static void push_sums(struct walk *w)
 {
-    const int64_t n = w->m->max_doc * w->m->config->num_experts;
-    w->sums.f = arena_reals(w->m->saved, n);
-    w->sums.psum = arena_reals(w->m->saved, n);
-    w->sums.scale = arena_reals(w->m->saved, w->m->max_doc);
-    op_zero(w->m->be, &(struct zero_args){ .y = w->sums.f, .n = n });
-    op_zero(w->m->be, &(struct zero_args){ .y = w->sums.psum, .n = n });
+    struct jamba *m = w->m;
+    const int64_t n = m->max_doc * m->config->num_experts;
+    for (int64_t d = 0; d <= w->s->n_doc && !m->saved->measuring; d++)
+        m->doc_start[d] = (int32_t)w->s->doc_start[d];
+    w->doc_start = push_ints(m, m->doc_start, w->s->n_doc + 1, m->max_doc + 1);
+    zero_reals(m, w->sums.f = arena_reals(m->saved, n), n);
+    zero_reals(m, w->sums.psum = arena_reals(m->saved, n), n);
+    w->sums.scale = arena_reals(m->saved, m->max_doc);
 }
 
-/* Reads the sums back, returns sum over documents of length * loss, and sets the gradient's scales.
- * With f = choices and psum = sum of p unscaled: loss = E/M^2 sum f psum, d/dlogit = E/M^2 p (f -
- * sum p f). */
-static double finish_sums(struct walk *w)
+/* The loss of the pass to the step's sum, and the scales of its gradient. */
+static void finish_sums(const struct walk *w)
 {
     struct jamba *m = w->m;
-    const int64_t n_expert = m->config->num_experts, n_doc = w->s->n_doc;
-    const size_t bytes = (size_t)(n_doc * n_expert) * sizeof(real);
-    real *f = m->host_sums, *psum = f + m->max_doc * n_expert, *scale = m->host;
-    op_to_host(m->be, &(struct copy_args){ .from = w->sums.f, .to = f, .bytes = bytes });
-    op_to_host(m->be, &(struct copy_args){ .from = w->sums.psum, .to = psum, .bytes = bytes });
-    double total = 0;
-    for (int64_t d = 0; d < n_doc; d++) {
-        const double length = (double)(w->s->doc_start[d + 1] - w->s->doc_start[d]);
-        const double rows = length * (double)moe_layers(m->config);
-        const double weight = length * (double)n_expert / (rows * rows);
-        double sum = 0;
-        for (int64_t e = 0; e < n_expert; e++)
-            sum += (double)f[d * n_expert + e] * (double)psum[d * n_expert + e];
-        total += weight * sum;
-        scale[d] = (real)(w->pass->aux_scale * weight);
-    }
-    op_to_device(m->be, &(struct copy_args){ .from = scale,
-                                             .to = w->sums.scale,
-                                             .bytes = (size_t)n_doc * sizeof(real) });
-    return total;
+    op_aux_loss(m->be, &(struct aux_loss_args){ .f = w->sums.f,
+                                                .psum = w->sums.psum,
+                                                .doc_start = w->doc_start,
+                                                .scale = w->sums.scale,
+                                                .sum = &m->sums[JAMBA_SUM_AUX],
+                                                .aux_scale = w->pass->aux_scale,
+                                                .n_doc = w->s->n_doc,
+                                                .n_expert = m->config->num_experts,
+                                                .n_layer = moe_layers(m->config) });
 }
 
 /* ---- the walk ---- */
@@ -390,6 +403,7 @@ static void backward(struct walk *w)
     }
 }
 
+/* The targets' log-probabilities to the host: waits. */
 static void read_result(struct walk *w, const real *logprob, int64_t n_row, struct jamba_result *r)
 {
     struct jamba *m = w->m;
@@ -402,10 +416,24 @@ static void read_result(struct walk *w, const real *logprob, int64_t n_row, stru
     r->n_row = n_row;
 }
 
+void jamba_begin_step(struct jamba *m)
+{
+    op_zero(m->be, &(struct zero_args){ .y = m->sums, .bytes = JAMBA_N_SUM * sizeof *m->sums });
+}
+
+struct jamba_losses jamba_end_step(struct jamba *m)
+{
+    double sums[JAMBA_N_SUM] = { 0 };
+    op_to_host(m->be, &(struct copy_args){ .from = m->sums, .to = sums, .bytes = sizeof sums });
+    return (struct jamba_losses){ .loss_sum = sums[JAMBA_SUM_LOSS],
+                                  .aux_sum = sums[JAMBA_SUM_AUX] };
+}
+
 void jamba_run(struct jamba *m, const struct stream *s, const struct jamba_pass *pass,
                struct jamba_result *result)
 {
-    *result = (struct jamba_result){ 0 };
+    if (result != NULL)
+        *result = (struct jamba_result){ 0 };
     const size_t mark = arena_mark(m->saved);
     const int64_t n = s->n_tok, d_model = m->config->hidden_size,
                   n_layer = m->config->num_hidden_layers;
@@ -418,21 +446,23 @@ void jamba_run(struct jamba *m, const struct stream *s, const struct jamba_pass 
     w.doc = push_ints(m, m->doc, n, n);
     const int32_t *rows = push_ints(m, m->rows, n_row, n);
     const int32_t *target = push_ints(m, m->row_target, n_row, n);
-    w.x = arena_reals(m->saved, (pass->backward ? n_layer + 1 : 1) * n * d_model);
+    w.x = arena_acts(m->be, m->saved, (pass->backward ? n_layer + 1 : 1) * n * d_model);
     if (w.balance)
         push_sums(&w);
     forward(&w);
     real *logprob = arena_reals(m->saved, n);
     if (pass->backward) {
-        w.dx = arena_reals(m->saved, n * d_model);
-        op_zero(m->be, &(struct zero_args){ .y = w.dx, .n = n * d_model });
+        w.dx = arena_acts(m->be, m->saved, n * d_model);
+        zero_acts(m, w.dx, n * d_model);
     }
     run_head(&w, rows, target, n_row, logprob);
-    if (w.balance && !m->saved->measuring)
-        result->aux_sum = finish_sums(&w);
+    op_add_sum(m->be, &(struct add_sum_args){
+                          .x = logprob, .sum = &m->sums[JAMBA_SUM_LOSS], .scale = -1, .n = n_row });
+    if (w.balance)
+        finish_sums(&w);
     if (pass->backward)
         backward(&w);
-    if (!m->saved->measuring)
+    if (result != NULL && !m->saved->measuring)
         read_result(&w, logprob, n_row, result);
     arena_rewind(m->saved, mark);
 }

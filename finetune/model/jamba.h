@@ -39,6 +39,7 @@ struct jamba {
     struct weights *weights;
     const struct lora_adapter *adapter; /* or NULL: the base alone */
     int64_t chunk_tokens;
+    int64_t longest; /* tokens of the longest document that will come; 0: any */
     enum recompute recompute;
     /* Set by jamba_init: host memory, so that a pass allocates nothing. */
     int64_t max_tok, max_doc;
@@ -47,9 +48,12 @@ struct jamba {
     int32_t *pos, *doc;         /* (max_tok) */
     int32_t *rows, *row_target; /* (max_tok): rows with a target */
     int64_t *counts;            /* (n_expert + 1) */
+    int32_t *doc_start;         /* (max_doc + 1) */
     real *host;                 /* (max_tok): log-probabilities brought back */
-    real *host_sums;            /* (2, max_doc, n_expert): the router's */
+    double *sums;               /* (JAMBA_N_SUM) of the step's passes, the backend's memory */
 };
+
+enum { JAMBA_SUM_LOSS, JAMBA_SUM_AUX, JAMBA_N_SUM };
 
 struct jamba_pass {
     bool backward;
@@ -60,7 +64,6 @@ struct jamba_pass {
 
 struct jamba_result {
     double loss_sum;     /* of the targets' cross entropy, natural log, unscaled */
-    double aux_sum;      /* sum over documents of length * load-balancing loss */
     const real *logprob; /* (n_row) of the targets, valid until the next run */
     const int32_t *rows; /* (n_row) the stream rows they belong to */
     int64_t n_row;
@@ -69,8 +72,18 @@ struct jamba_result {
 bool jamba_init(struct jamba *m, int64_t max_tok, int64_t max_doc, struct err *err);
 void jamba_free(struct jamba *m);
 
+/* One pass. result brings the targets' log-probabilities to the host and waits for them; NULL: not
+ * wanted. The losses are in the step's sums in either case. */
 void jamba_run(struct jamba *m, const struct stream *s, const struct jamba_pass *pass,
                struct jamba_result *result);
+
+/* Around the passes of a step, whose losses add up where the ops run: only the end waits. */
+struct jamba_losses {
+    double loss_sum; /* of the targets' cross entropy, natural log, unscaled */
+    double aux_sum;  /* sum over documents of length * load-balancing loss */
+};
+void jamba_begin_step(struct jamba *m);
+struct jamba_losses jamba_end_step(struct jamba *m);
 
 /* Generation: the state of one sequence, owned by the caller; any number of sequences may share a
  * model.

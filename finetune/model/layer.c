@@ -4,7 +4,7 @@
 
 void layer_keep_gemm(const struct block *b, struct block_keep *k, struct arena *arena)
 {
-    k->mid = arena_reals(arena, b->n_tok * b->config->hidden_size);
+    k->mid = arena_acts(b->be, arena, b->n_tok * b->config->hidden_size);
     if (b->w->is_attention)
         attention_keep_gemm(b, &k->mixer.attention, arena);
     else
@@ -27,64 +27,68 @@ void layer_keep_rest(const struct block *b, struct block_keep *k, struct arena *
         mlp_keep_rest(b, &k->ff.mlp, arena);
 }
 
-/* y += x, (n, d_model). */
-static void add_residual(const struct block *b, const real *x, real *y)
-{
-    op_add(b->be,
-           &(struct add_args){ .a = x, .b = y, .y = y, .n = b->n_tok * b->config->hidden_size });
-}
-
 /* How much of a forward is there already. */
 struct have {
     bool gemm, attention;
 };
 
-/* k->mid = x + mixer(norm(x)). */
+/* k->mid = mixer(norm(x)): without its residual, which the next norm adds. */
 static void mixer_forward(const struct block *b, struct block_keep *k,
-                          const struct layer_edge *edge, const real *x, struct have have)
+                          const struct layer_edge *edge, const struct act *x, struct have have)
 {
-    real *out = have.gemm ? NULL : k->mid;
-    if (b->w->is_attention)
-        attention_forward(b, &k->mixer.attention, &edge->attention, x, out, have.gemm,
-                          have.attention);
-    else
-        mamba_forward(b, &k->mixer.mamba, &edge->mamba, x, out, have.gemm);
-    if (out != NULL)
-        add_residual(b, x, k->mid);
+    struct act *out = have.gemm ? NULL : k->mid;
+    if (b->w->is_attention) {
+        block_norm(b, x, b->w->input_norm, k->mixer.attention.h);
+        attention_forward(b, &k->mixer.attention, &edge->attention, out, have.gemm, have.attention);
+    } else {
+        block_norm(b, x, b->w->input_norm, k->mixer.mamba.h);
+        mamba_forward(b, &k->mixer.mamba, &edge->mamba, out, have.gemm);
+    }
 }
 
-static void ff_forward(const struct block *b, struct block_keep *k, real *out, bool have_gemm,
-                       bool count)
+/* k->mid += x unless it is there with the residual, then out = mid + ff(norm(mid)). */
+static void ff_forward(const struct block *b, struct block_keep *k, const struct act *x,
+                       struct act *out, bool have_gemm, bool count)
 {
-    if (b->w->is_moe)
-        moe_forward(b, &k->ff.moe, k->mid, out, have_gemm, count);
+    struct act *h = b->w->is_moe ? k->ff.moe.h : k->ff.mlp.h;
+    if (have_gemm)
+        block_norm(b, k->mid, b->w->pre_ff_norm, h);
     else
-        mlp_forward(b, &k->ff.mlp, k->mid, out, have_gemm);
+        block_add_norm(b, x, k->mid, b->w->pre_ff_norm, h);
+    if (b->w->is_moe) {
+        moe_forward(b, &k->ff.moe, k->mid, out, have_gemm, count);
+        return;
+    }
+    mlp_forward(b, &k->ff.mlp, out, have_gemm);
+    if (out != NULL)
+        op_add(b->be,
+               &(struct add_args){
+                   .a = k->mid, .b = out, .y = out, .n = b->n_tok * b->config->hidden_size });
 }
 
 void layer_forward(const struct block *b, struct block_keep *k, const struct layer_edge *edge,
-                   const real *x, real *out)
+                   const struct act *x, struct act *out)
 {
     mixer_forward(b, k, edge, x, (struct have){ 0 });
-    ff_forward(b, k, out, false, true);
-    add_residual(b, k->mid, out);
+    ff_forward(b, k, x, out, false, true);
 }
 
 void layer_recompute(const struct block *b, struct block_keep *k, const struct layer_edge *edge,
-                     const real *x, bool have_gemm)
+                     const struct act *x, bool have_gemm)
 {
     struct layer_edge no_output = *edge; /* the states after the chunk are there */
-    no_output.mamba.conv_out = no_output.mamba.h_out = NULL;
+    no_output.mamba.conv_out = NULL;
+    no_output.mamba.h_out = NULL;
     mixer_forward(b, k, &no_output, x, (struct have){ .gemm = have_gemm, .attention = true });
-    ff_forward(b, k, NULL, have_gemm, false);
+    ff_forward(b, k, x, NULL, have_gemm, false);
 }
 
 void layer_backward(const struct block *b, const struct block_keep *k,
-                    const struct layer_edge *edge, const struct layer_dedge *dedge, const real *x,
-                    real *dx)
+                    const struct layer_edge *edge, const struct layer_dedge *dedge,
+                    const struct act *x, struct act *dx)
 {
     const size_t mark = arena_mark(b->be->scratch);
-    real *dh = arena_reals(b->be->scratch, b->n_tok * b->config->hidden_size);
+    struct act *dh = arena_acts(b->be, b->be->scratch, b->n_tok * b->config->hidden_size);
     if (b->w->is_moe)
         moe_backward(b, &k->ff.moe, dx, dh);
     else

@@ -11,7 +11,7 @@
 #include "finetune/model/moe.h"
 
 struct block_keep {
-    real *mid; /* (n, d_model): x + mixer(x)   GEMM class */
+    struct act *mid; /* (n, d_model): x + mixer(x)   GEMM class */
     union {
         struct mamba_keep mamba;
         struct attention_keep attention;
@@ -30,7 +30,8 @@ struct layer_edge {
 
 /* What lies at the edges of a layer's chunks, all pushed on the saved arena. */
 struct layer_store {
-    real *conv, *h; /* Mamba: (n_chunk + 1, ...) the state before each chunk */
+    struct act *conv; /* Mamba: (n_chunk + 1, ...) the state before each chunk */
+    real *h;
     struct attention_edge attention;
 };
 
@@ -40,11 +41,11 @@ void layer_keep_rest(const struct block *b, struct block_keep *k, struct arena *
 
 /* x, out (n, d_model); out may be x. k holds memory for everything. */
 void layer_forward(const struct block *b, struct block_keep *k, const struct layer_edge *edge,
-                   const real *x, real *out);
+                   const struct act *x, struct act *out);
 
 /* Fills k again from x for a backward; have_gemm: its GEMM outputs are there. */
 void layer_recompute(const struct block *b, struct block_keep *k, const struct layer_edge *edge,
-                     const real *x, bool have_gemm);
+                     const struct act *x, bool have_gemm);
 
 /* The gradients a layer carries to the chunk before: Mamba's edge, attention's keys and values. */
 struct layer_dedge {
@@ -54,7 +55,7 @@ struct layer_dedge {
 
 /* dx (n, d_model): the gradient at the layer's output in, at its input out. */
 void layer_backward(const struct block *b, const struct block_keep *k,
-                    const struct layer_edge *edge, const struct layer_dedge *dedge, const real *x,
-                    real *dx);
+                    const struct layer_edge *edge, const struct layer_dedge *dedge,
+                    const struct act *x, struct act *dx);
 
 #endif

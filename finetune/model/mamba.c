@@ -21,21 +21,21 @@ static struct dims dims_of(const struct block *b)
 void mamba_keep_gemm(const struct block *b, struct mamba_keep *k, struct arena *arena)
 {
     const struct dims d = dims_of(b);
-    k->xz = arena_reals(arena, b->n_tok * 2 * d.d_inner);
-    k->x_proj = arena_reals(arena, b->n_tok * d.n_low);
+    k->xz = arena_acts(b->be, arena, b->n_tok * 2 * d.d_inner);
+    k->x_proj = arena_acts(b->be, arena, b->n_tok * d.n_low);
 }
 
 void mamba_keep_rest(const struct block *b, struct mamba_keep *k, struct arena *arena)
 {
     const struct dims d = dims_of(b);
     const int64_t n = b->n_tok;
-    k->h = arena_reals(arena, n * d.d_model);
-    k->u = arena_reals(arena, n * d.d_inner);
-    k->dt_low = arena_reals(arena, n * d.dt_rank);
-    k->b = arena_reals(arena, n * d.d_state);
-    k->c = arena_reals(arena, n * d.d_state);
-    k->dt = arena_reals(arena, n * d.d_inner);
-    k->y = arena_reals(arena, n * d.d_inner);
+    k->h = arena_acts(b->be, arena, n * d.d_model);
+    k->u = arena_acts(b->be, arena, n * d.d_inner);
+    k->dt_low = arena_acts(b->be, arena, n * d.dt_rank);
+    k->b = arena_acts(b->be, arena, n * d.d_state);
+    k->c = arena_acts(b->be, arena, n * d.d_state);
+    k->dt = arena_acts(b->be, arena, n * d.d_inner);
+    k->y = arena_acts(b->be, arena, n * d.d_inner);
     k->tiles = arena_reals(arena, (n + SCAN_TILE - 1) / SCAN_TILE * d.d_state * d.d_inner);
 }
 
@@ -67,7 +67,7 @@ static struct scan_args scan_args(const struct block *b, const struct mamba_keep
     const struct mamba_weights *w = &b->w->mamba;
     return (struct scan_args){ .u = k->u,
                                .dt = k->dt,
-                               .z = k->xz + d.d_inner,
+                               .z = act_in(b->be, k->xz, d.d_inner),
                                .b = k->b,
                                .c = k->c,
                                .a = w->a,
@@ -88,7 +88,7 @@ static struct scan_args scan_args(const struct block *b, const struct mamba_keep
 struct inner_norm {
     int64_t first, dim;
     const real *w;
-    real *y;
+    struct act *y;
 };
 
 static void inner_norms(const struct block *b, const struct mamba_keep *k, struct inner_norm out[3])
@@ -101,11 +101,10 @@ static void inner_norms(const struct block *b, const struct mamba_keep *k, struc
 }
 
 void mamba_forward(const struct block *b, struct mamba_keep *k, const struct mamba_edge *edge,
-                   const real *x, real *out, bool have_gemm)
+                   struct act *out, bool have_gemm)
 {
     const struct dims d = dims_of(b);
     const struct mamba_weights *w = &b->w->mamba;
-    block_norm(b, x, b->w->input_norm, k->h);
     if (!have_gemm) {
         struct linear_args in = linear(b, w->in_proj, IN_PROJ);
         in.bias = w->in_proj_bias;
@@ -126,13 +125,14 @@ void mamba_forward(const struct block *b, struct mamba_keep *k, const struct mam
     struct inner_norm norms[3];
     inner_norms(b, k, norms);
     for (int i = 0; i < 3; i++)
-        op_rmsnorm_forward(b->be, &(struct rmsnorm_args){ .x = k->x_proj + norms[i].first,
-                                                          .w = norms[i].w,
-                                                          .y = norms[i].y,
-                                                          .n_row = b->n_tok,
-                                                          .dim = norms[i].dim,
-                                                          .ldx = d.n_low,
-                                                          .eps = b->config->rms_norm_eps });
+        op_rmsnorm_forward(b->be,
+                           &(struct rmsnorm_args){ .x = act_in(b->be, k->x_proj, norms[i].first),
+                                                   .w = norms[i].w,
+                                                   .y = norms[i].y,
+                                                   .n_row = b->n_tok,
+                                                   .dim = norms[i].dim,
+                                                   .ldx = d.n_low,
+                                                   .eps = b->config->rms_norm_eps });
     struct linear_args dt = linear(b, w->dt_proj, DT_PROJ);
     dt.x = k->dt_low;
     dt.y = k->dt;
@@ -150,38 +150,43 @@ void mamba_forward(const struct block *b, struct mamba_keep *k, const struct mam
 }
 
 /* dx_proj (n, n_low) through the three norms. */
-static void norms_backward(const struct block *b, const struct mamba_keep *k, real *const dy[3],
-                           real *dx_proj)
+static void norms_backward(const struct block *b, const struct mamba_keep *k,
+                           struct act *const dy[3], struct act *dx_proj)
 {
     const struct dims d = dims_of(b);
     struct inner_norm norms[3];
     inner_norms(b, k, norms);
-    op_zero(b->be, &(struct zero_args){ .y = dx_proj, .n = b->n_tok * d.n_low });
+    op_zero(b->be,
+            &(struct zero_args){ .y = dx_proj, .bytes = act_bytes(b->be, b->n_tok * d.n_low) });
     for (int i = 0; i < 3; i++)
-        op_rmsnorm_backward(b->be, &(struct rmsnorm_args){ .x = k->x_proj + norms[i].first,
-                                                           .w = norms[i].w,
-                                                           .dy = dy[i],
-                                                           .dx = dx_proj + norms[i].first,
-                                                           .n_row = b->n_tok,
-                                                           .dim = norms[i].dim,
-                                                           .ldx = d.n_low,
-                                                           .eps = b->config->rms_norm_eps });
+        op_rmsnorm_backward(b->be,
+                            &(struct rmsnorm_args){ .x = act_in(b->be, k->x_proj, norms[i].first),
+                                                    .w = norms[i].w,
+                                                    .dy = dy[i],
+                                                    .dx = act_at(b->be, dx_proj, norms[i].first),
+                                                    .n_row = b->n_tok,
+                                                    .dim = norms[i].dim,
+                                                    .ldx = d.n_low,
+                                                    .eps = b->config->rms_norm_eps });
 }
 
 void mamba_backward(const struct block *b, const struct mamba_keep *k,
-                    const struct mamba_edge *edge, const struct mamba_dedge *dedge, const real *dy,
-                    real *dh)
+                    const struct mamba_edge *edge, const struct mamba_dedge *dedge,
+                    const struct act *dy, struct act *dh)
 {
     const struct dims d = dims_of(b);
     const struct mamba_weights *w = &b->w->mamba;
     const int64_t n = b->n_tok;
     struct arena *scratch = b->be->scratch;
     const size_t mark = arena_mark(scratch);
-    real *dxz = arena_reals(scratch, n * 2 * d.d_inner), *du = arena_reals(scratch, n * d.d_inner);
-    real *ddt = arena_reals(scratch, n * d.d_inner), *d_y = arena_reals(scratch, n * d.d_inner);
-    real *dx_proj = arena_reals(scratch, n * d.n_low);
-    real *d_norm[3] = { arena_reals(scratch, n * d.dt_rank), arena_reals(scratch, n * d.d_state),
-                        arena_reals(scratch, n * d.d_state) }; /* at normed dt, B, C */
+    struct act *dxz = arena_acts(b->be, scratch, n * 2 * d.d_inner),
+               *du = arena_acts(b->be, scratch, n * d.d_inner);
+    struct act *ddt = arena_acts(b->be, scratch, n * d.d_inner),
+               *d_y = arena_acts(b->be, scratch, n * d.d_inner);
+    struct act *dx_proj = arena_acts(b->be, scratch, n * d.n_low);
+    struct act *d_norm[3] = { arena_acts(b->be, scratch, n * d.dt_rank),
+                              arena_acts(b->be, scratch, n * d.d_state),
+                              arena_acts(b->be, scratch, n * d.d_state) }; /* at normed dt, B, C */
 
     struct linear_args out = linear(b, w->out_proj, OUT_PROJ);
     out.x = k->y;
@@ -193,7 +198,7 @@ void mamba_backward(const struct block *b, const struct mamba_keep *k,
     scan.dy = d_y;
     scan.du = du;
     scan.ddt = ddt;
-    scan.dz = dxz + d.d_inner;
+    scan.dz = act_at(b->be, dxz, d.d_inner);
     scan.db = d_norm[1];
     scan.dc = d_norm[2];
     scan.dh_out = scan.dh_in = dedge->dstate;

@@ -8,29 +8,31 @@
 #include "finetune/model/block.h"
 
 struct mamba_keep {
-    real *xz;     /* (n, 2*d_inner): u, then z     GEMM */
-    real *x_proj; /* (n, dt_rank + 2*d_state)      GEMM */
-    real *h;      /* (n, d_model): normed input */
-    real *u;      /* (n, d_inner): after conv and SiLU */
-    real *dt_low; /* (n, dt_rank), b, c (n, d_state): normed */
-    real *b, *c;
-    real *dt;    /* (n, d_inner): W_dt dt_low */
-    real *y;     /* (n, d_inner): gated scan output */
-    real *tiles; /* (ceil(n / SCAN_TILE), d_state, d_inner): states the backward replays from */
+    struct act *xz;     /* (n, 2*d_inner): u, then z     GEMM */
+    struct act *x_proj; /* (n, dt_rank + 2*d_state)      GEMM */
+    struct act *h;      /* (n, d_model): normed input */
+    struct act *u;      /* (n, d_inner): after conv and SiLU */
+    struct act *dt_low; /* (n, dt_rank), b, c (n, d_state): normed */
+    struct act *b, *c;
+    struct act *dt; /* (n, d_inner): W_dt dt_low */
+    struct act *y;  /* (n, d_inner): gated scan output */
+    real *tiles;    /* (ceil(n / SCAN_TILE), d_state, d_inner): states the backward replays from */
 };
 
 /* The state at a chunk's edges. Out may be in (generation). */
 struct mamba_edge {
-    const real *conv_in, *h_in; /* (d_conv-1, d_inner), (d_state, d_inner) */
-    real *conv_out, *h_out;
+    const struct act *conv_in; /* (d_conv-1, d_inner) */
+    const real *h_in;          /* (d_state, d_inner) */
+    struct act *conv_out;
+    real *h_out;
 };
 
 void mamba_keep_gemm(const struct block *b, struct mamba_keep *k, struct arena *arena);
 void mamba_keep_rest(const struct block *b, struct mamba_keep *k, struct arena *arena);
 
-/* x, out (n, d_model); the norm in front is part of it, the residual is not. */
+/* k->h (the normed input) -> out (n, d_model); norm and residual are the layer's. */
 void mamba_forward(const struct block *b, struct mamba_keep *k, const struct mamba_edge *edge,
-                   const real *x, real *out, bool have_gemm);
+                   struct act *out, bool have_gemm);
 
 /* dy (n, d_model) -> dh, the gradient at the normed input (NULL: not wanted). dconv and dh_state
  * are the gradients at the state after the chunk, and on return at the state before it. */
@@ -38,7 +40,7 @@ struct mamba_dedge {
     real *dconv, *dstate;
 };
 void mamba_backward(const struct block *b, const struct mamba_keep *k,
-                    const struct mamba_edge *edge, const struct mamba_dedge *dedge, const real *dy,
-                    real *dh);
+                    const struct mamba_edge *edge, const struct mamba_dedge *dedge,
+                    const struct act *dy, struct act *dh);
 
 #endif

@@ -8,14 +8,14 @@ enum { GATE_PROJ, UP_PROJ, DOWN_PROJ };
 
 void mlp_keep_gemm(const struct block *b, struct mlp_keep *k, struct arena *arena)
 {
-    k->gate = arena_reals(arena, b->n_tok * b->config->intermediate_size);
-    k->up = arena_reals(arena, b->n_tok * b->config->intermediate_size);
+    k->gate = arena_acts(b->be, arena, b->n_tok * b->config->intermediate_size);
+    k->up = arena_acts(b->be, arena, b->n_tok * b->config->intermediate_size);
 }
 
 void mlp_keep_rest(const struct block *b, struct mlp_keep *k, struct arena *arena)
 {
-    k->h = arena_reals(arena, b->n_tok * b->config->hidden_size);
-    k->m = arena_reals(arena, b->n_tok * b->config->intermediate_size);
+    k->h = arena_acts(b->be, arena, b->n_tok * b->config->hidden_size);
+    k->m = arena_acts(b->be, arena, b->n_tok * b->config->intermediate_size);
 }
 
 static struct linear_args linear(const struct block *b, struct weight w, int64_t which)
@@ -23,11 +23,9 @@ static struct linear_args linear(const struct block *b, struct weight w, int64_t
     return block_linear(b, w, jamba_module_feed_forward(b->config, b->layer) + which);
 }
 
-void mlp_forward(const struct block *b, struct mlp_keep *k, const real *x, real *out,
-                 bool have_gemm)
+void mlp_forward(const struct block *b, struct mlp_keep *k, struct act *out, bool have_gemm)
 {
     const struct mlp_weights *w = b->w->mlp;
-    block_norm(b, x, b->w->pre_ff_norm, k->h);
     if (!have_gemm) {
         struct linear_args gate = linear(b, w->gate_proj, GATE_PROJ);
         gate.x = k->h;
@@ -50,13 +48,14 @@ void mlp_forward(const struct block *b, struct mlp_keep *k, const real *x, real 
     linear_forward(b->be, &down);
 }
 
-void mlp_backward(const struct block *b, const struct mlp_keep *k, const real *dy, real *dh)
+void mlp_backward(const struct block *b, const struct mlp_keep *k, const struct act *dy,
+                  struct act *dh)
 {
     const struct mlp_weights *w = b->w->mlp;
     const int64_t n = b->n_tok * b->config->intermediate_size;
     struct arena *scratch = b->be->scratch;
     const size_t mark = arena_mark(scratch);
-    real *dm = arena_reals(scratch, n), *dgate = arena_reals(scratch, n);
+    struct act *dm = arena_acts(b->be, scratch, n), *dgate = arena_acts(b->be, scratch, n);
     struct linear_args down = linear(b, w->down_proj, DOWN_PROJ);
     down.x = k->m;
     down.dy = dy;

@@ -25,16 +25,16 @@ void moe_keep_gemm(const struct block *b, struct moe_keep *k, struct arena *aren
     k->slot = push_ints(arena, n_slot(b));
     k->place = push_ints(arena, n_slot(b));
     k->offset = push_ints(arena, c->num_experts + 1);
-    k->gate = arena_reals(arena, n_slot(b) * c->intermediate_size);
-    k->up = arena_reals(arena, n_slot(b) * c->intermediate_size);
+    k->gate = arena_acts(b->be, arena, n_slot(b) * c->intermediate_size);
+    k->up = arena_acts(b->be, arena, n_slot(b) * c->intermediate_size);
 }
 
 void moe_keep_rest(const struct block *b, struct moe_keep *k, struct arena *arena)
 {
     const struct jamba_config *c = b->config;
-    k->h = arena_reals(arena, b->n_tok * c->hidden_size);
-    k->rows = arena_reals(arena, n_slot(b) * c->hidden_size);
-    k->m = arena_reals(arena, n_slot(b) * c->intermediate_size);
+    k->h = arena_acts(b->be, arena, b->n_tok * c->hidden_size);
+    k->rows = arena_acts(b->be, arena, n_slot(b) * c->hidden_size);
+    k->m = arena_acts(b->be, arena, n_slot(b) * c->intermediate_size);
 }
 
 static struct linear_args router(const struct block *b)
@@ -82,7 +82,7 @@ static struct route_args route_args(const struct block *b, const struct moe_keep
 static void route(const struct block *b, struct moe_keep *k, bool count)
 {
     const size_t mark = arena_mark(b->be->scratch);
-    real *logits = arena_reals(b->be->scratch, b->n_tok * b->config->num_experts);
+    struct act *logits = arena_acts(b->be, b->be->scratch, b->n_tok * b->config->num_experts);
     struct linear_args r = router(b);
     r.x = k->h;
     r.y = logits;
@@ -102,21 +102,23 @@ static void route(const struct block *b, struct moe_keep *k, bool count)
                                                     .top_k = a.top_k });
 }
 
-/* Each expert's down projection on its rows, then back to the tokens. */
-static void combine_experts(const struct block *b, const struct moe_keep *k, real *out)
+/* Each expert's down projection on its rows, then back to the tokens' residual. */
+static void combine_experts(const struct block *b, const struct moe_keep *k,
+                            const struct act *residual, struct act *out)
 {
     const struct jamba_config *c = b->config;
     const size_t mark = arena_mark(b->be->scratch);
-    real *y = arena_reals(b->be->scratch, n_slot(b) * c->hidden_size);
+    struct act *y = arena_acts(b->be, b->be->scratch, n_slot(b) * c->hidden_size);
     for (int64_t e = 0; e < c->num_experts; e++) {
         struct linear_args down = expert(b, k, e, DOWN_PROJ);
-        down.x = k->m + b->counts[e] * c->intermediate_size;
-        down.y = y + b->counts[e] * c->hidden_size;
+        down.x = act_in(b->be, k->m, b->counts[e] * c->intermediate_size);
+        down.y = act_at(b->be, y, b->counts[e] * c->hidden_size);
         linear_forward(b->be, &down);
     }
     op_combine(b->be, &(struct combine_args){ .x = y,
                                               .place = k->place,
                                               .weight = k->weight,
+                                              .base = residual,
                                               .y = out,
                                               .n_tok = b->n_tok,
                                               .top_k = c->num_experts_per_tok,
@@ -124,11 +126,10 @@ static void combine_experts(const struct block *b, const struct moe_keep *k, rea
     arena_rewind(b->be->scratch, mark);
 }
 
-void moe_forward(const struct block *b, struct moe_keep *k, const real *x, real *out,
-                 bool have_gemm, bool count)
+void moe_forward(const struct block *b, struct moe_keep *k, const struct act *residual,
+                 struct act *out, bool have_gemm, bool count)
 {
     const struct jamba_config *c = b->config;
-    block_norm(b, x, b->w->pre_ff_norm, k->h);
     if (!have_gemm)
         route(b, k, count);
     op_gather_rows(b->be, &(struct gather_rows_args){ .x = k->h,
@@ -141,8 +142,9 @@ void moe_forward(const struct block *b, struct moe_keep *k, const real *x, real 
     for (int64_t e = 0; e < c->num_experts && !have_gemm; e++) {
         for (int which = GATE_PROJ; which <= UP_PROJ; which++) {
             struct linear_args l = expert(b, k, e, which);
-            l.x = k->rows + b->counts[e] * c->hidden_size;
-            l.y = (which == GATE_PROJ ? k->gate : k->up) + b->counts[e] * c->intermediate_size;
+            l.x = act_in(b->be, k->rows, b->counts[e] * c->hidden_size);
+            l.y = act_at(b->be, which == GATE_PROJ ? k->gate : k->up,
+                         b->counts[e] * c->intermediate_size);
             linear_forward(b->be, &l);
         }
     }
@@ -151,17 +153,17 @@ void moe_forward(const struct block *b, struct moe_keep *k, const real *x, real 
                                                     .y = k->m,
                                                     .n = n_slot(b) * c->intermediate_size });
     if (out != NULL)
-        combine_experts(b, k, out);
+        combine_experts(b, k, residual, out);
 }
 
 /* dy of each row scaled by its weight -> gradients at gate and up; and p c = <dm, m> of each slot.
  */
-static void hidden_backward(const struct block *b, const struct moe_keep *k, const real *dy,
-                            real *dgate, real *dup, real *dots)
+static void hidden_backward(const struct block *b, const struct moe_keep *k, const struct act *dy,
+                            struct act *dgate, struct act *dup, real *dots)
 {
     const struct jamba_config *c = b->config;
     const size_t mark = arena_mark(b->be->scratch);
-    real *dy_rows = arena_reals(b->be->scratch, n_slot(b) * c->hidden_size);
+    struct act *dy_rows = arena_acts(b->be, b->be->scratch, n_slot(b) * c->hidden_size);
     op_gather_rows(b->be, &(struct gather_rows_args){ .x = dy,
                                                       .index = k->slot,
                                                       .scale = k->weight,
@@ -171,9 +173,9 @@ static void hidden_backward(const struct block *b, const struct moe_keep *k, con
                                                       .per_row = c->num_experts_per_tok });
     for (int64_t e = 0; e < c->num_experts; e++) {
         struct linear_args down = expert(b, k, e, DOWN_PROJ);
-        down.x = k->m + b->counts[e] * c->intermediate_size;
-        down.dy = dy_rows + b->counts[e] * c->hidden_size;
-        down.dx = dup + b->counts[e] * c->intermediate_size;
+        down.x = act_in(b->be, k->m, b->counts[e] * c->intermediate_size);
+        down.dy = act_in(b->be, dy_rows, b->counts[e] * c->hidden_size);
+        down.dx = act_at(b->be, dup, b->counts[e] * c->intermediate_size);
         linear_backward(b->be, &down);
     }
     op_row_dot(b->be, &(struct row_dot_args){ .x = dup,
@@ -193,10 +195,10 @@ static void hidden_backward(const struct block *b, const struct moe_keep *k, con
 
 /* Router logits' gradient, and through the router's weights to dh (written). */
 static void router_backward(const struct block *b, const struct moe_keep *k, const real *dots,
-                            real *dh)
+                            struct act *dh)
 {
     const size_t mark = arena_mark(b->be->scratch);
-    real *dlogits = arena_reals(b->be->scratch, b->n_tok * b->config->num_experts);
+    struct act *dlogits = arena_acts(b->be, b->be->scratch, b->n_tok * b->config->num_experts);
     struct route_args a = route_args(b, k);
     a.dot = dots;
     a.dlogits = dlogits;
@@ -213,23 +215,25 @@ static void router_backward(const struct block *b, const struct moe_keep *k, con
     arena_rewind(b->be->scratch, mark);
 }
 
-void moe_backward(const struct block *b, const struct moe_keep *k, const real *dy, real *dh)
+void moe_backward(const struct block *b, const struct moe_keep *k, const struct act *dy,
+                  struct act *dh)
 {
     const struct jamba_config *c = b->config;
     struct arena *scratch = b->be->scratch;
     const size_t mark = arena_mark(scratch);
-    real *dgate = arena_reals(scratch, n_slot(b) * c->intermediate_size);
-    real *dup = arena_reals(scratch, n_slot(b) * c->intermediate_size);
-    real *drows = arena_reals(scratch, n_slot(b) * c->hidden_size);
+    struct act *dgate = arena_acts(b->be, scratch, n_slot(b) * c->intermediate_size);
+    struct act *dup = arena_acts(b->be, scratch, n_slot(b) * c->intermediate_size);
+    struct act *drows = arena_acts(b->be, scratch, n_slot(b) * c->hidden_size);
     real *dots = arena_reals(scratch, n_slot(b));
     read_counts(b, k);
     hidden_backward(b, k, dy, dgate, dup, dots);
     for (int64_t e = 0; e < c->num_experts; e++) {
         for (int which = GATE_PROJ; which <= UP_PROJ; which++) {
             struct linear_args l = expert(b, k, e, which);
-            l.x = k->rows + b->counts[e] * c->hidden_size;
-            l.dy = (which == GATE_PROJ ? dgate : dup) + b->counts[e] * c->intermediate_size;
-            l.dx = drows + b->counts[e] * c->hidden_size;
+            l.x = act_in(b->be, k->rows, b->counts[e] * c->hidden_size);
+            l.dy = act_in(b->be, which == GATE_PROJ ? dgate : dup,
+                          b->counts[e] * c->intermediate_size);
+            l.dx = act_at(b->be, drows, b->counts[e] * c->hidden_size);
             l.add_dx = which == UP_PROJ;
             linear_backward(b->be, &l);
         }

@@ -17,19 +17,20 @@ struct moe_keep {
     int32_t *expert; /* (n_tok, top_k)             GEMM */
     int32_t *slot, *place; /* (n_slot)              GEMM */
     int32_t *offset;       /* (n_expert + 1)             GEMM */
-    real *gate, *up;       /* (n_slot, d_ff)             GEMM */
-    real *h;               /* (n_tok, d_model) */
-    real *rows;            /* (n_slot, d_model): h of each row */
-    real *m;               /* (n_slot, d_ff) */
+    struct act *gate, *up; /* (n_slot, d_ff)             GEMM */
+    struct act *h;         /* (n_tok, d_model) */
+    struct act *rows;      /* (n_slot, d_model): h of each row */
+    struct act *m;         /* (n_slot, d_ff) */
 };
 
 void moe_keep_gemm(const struct block *b, struct moe_keep *k, struct arena *arena);
 void moe_keep_rest(const struct block *b, struct moe_keep *k, struct arena *arena);
 
-/* With b->router and `count` the load-balancing sums are added up (once per token: not when
- * recomputing). */
-void moe_forward(const struct block *b, struct moe_keep *k, const real *x, real *out,
-                 bool have_gemm, bool count);
-void moe_backward(const struct block *b, const struct moe_keep *k, const real *dy, real *dh);
+/* out = residual + MoE(k->h), k->h the normed input. With b->router and `count` the load-balancing
+ * sums are added up (once per token: not when recomputing). */
+void moe_forward(const struct block *b, struct moe_keep *k, const struct act *residual,
+                 struct act *out, bool have_gemm, bool count);
+void moe_backward(const struct block *b, const struct moe_keep *k, const struct act *dy,
+                  struct act *dh);
 
 #endif

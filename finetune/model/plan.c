@@ -35,9 +35,14 @@ size_t plan_machine_memory(void)
     return machine < group ? machine : group;
 }
 
-size_t plan_budget(int64_t memory_budget)
+size_t plan_budget(const struct backend *be, int64_t memory_budget)
 {
-    return memory_budget > 0 ? (size_t)memory_budget : plan_machine_memory() / 8 * 7;
+    if (memory_budget > 0)
+        return (size_t)memory_budget;
+    if (!be->remote)
+        return plan_machine_memory() / 8 * 7;
+    const size_t memory = be->memory == 0 ? PLAN_DEVICE_ASSUMED : be->memory;
+    return memory - (memory / 8 < PLAN_DEVICE_RESERVE ? memory / 8 : PLAN_DEVICE_RESERVE);
 }
 
 /* The optimizer's part of a step. */
@@ -58,8 +63,7 @@ static void measure_pass(struct jamba *m, const struct plan_subject *subject, in
                                      .aux_scale = backward && subject->balance ? 1 : 0,
                                      .dropout = { .rate =
                                                       backward && subject->dropout ? 0.5 : 0 } };
-    struct jamba_result result;
-    jamba_run(m, &s, &pass, &result);
+    jamba_run(m, &s, &pass, NULL);
 }
 
 /* A model over measuring arenas. */
@@ -68,6 +72,7 @@ struct measure {
     struct plan_backend plan;
     struct lora_adapter adapter;
     struct jamba m;
+    double seconds; /* of a pass with backward, or of one without where there is no training */
 };
 
 static bool measure_open(struct measure *t, const struct plan_subject *subject,
@@ -78,8 +83,10 @@ static bool measure_open(struct measure *t, const struct plan_subject *subject,
     arena_init_measuring(&t->saved, "saved");
     arena_init_measuring(&t->adapter_arena, "adapter");
     plan_backend_init(&t->plan, subject->be, &t->scratch);
-    const struct lora_adapter_args args = { subject->modules, subject->n_module, subject->choices,
-                                            &t->adapter_arena, subject->training };
+    const struct lora_adapter_args args = {
+        subject->modules, subject->n_module, subject->choices,
+        &t->plan.be,      &t->adapter_arena, subject->training
+    };
     if (subject->choices != NULL && !lora_adapter_init(&t->adapter, &args, err))
         return false;
     t->m = (struct jamba){ .be = &t->plan.be,
@@ -88,6 +95,7 @@ static bool measure_open(struct measure *t, const struct plan_subject *subject,
                            .weights = subject->weights,
                            .adapter = subject->choices == NULL ? NULL : &t->adapter,
                            .chunk_tokens = shape->chunk_tokens,
+                           .longest = shape->longest,
                            .recompute = shape->recompute };
     return jamba_init(&t->m, shape->pass_tokens, shape->pass_tokens, err);
 }
@@ -97,10 +105,13 @@ static struct plan_bytes measure_close(struct measure *t, const struct plan_subj
     jamba_free(&t->m);
     lora_adapter_free(&t->adapter);
     struct plan_bytes bytes = {
-        .weights = weights_owned_bytes(subject->weights) + weights_mapped_bytes(subject->weights),
+        .weights = t->plan.be.remote ? weights_device_bytes(subject->weights, &t->plan.be)
+                                     : weights_owned_bytes(subject->weights) +
+                                           weights_mapped_bytes(subject->weights),
         .adapter = t->adapter_arena.peak,
         .saved = t->saved.peak,
         .scratch = t->scratch.peak,
+        .seconds = t->seconds,
     };
     bytes.total = bytes.weights + bytes.adapter + bytes.saved + bytes.scratch;
     return bytes;
@@ -114,8 +125,12 @@ bool plan_measure(const struct plan_subject *subject, const struct plan_shape *s
     if (ok) {
         /* Evaluation keeps nothing, so what training saves is scratch there. */
         measure_pass(&t.m, subject, shape->pass_tokens, false);
-        if (subject->training)
+        t.seconds = t.plan.seconds;
+        if (subject->training) {
+            t.plan.seconds = 0;
             measure_pass(&t.m, subject, shape->pass_tokens, true);
+            t.seconds = t.plan.seconds;
+        }
         if (subject->training && subject->choices != NULL)
             measure_optimizer(&t.plan.be, &t.adapter);
     }
@@ -151,13 +166,19 @@ static int64_t smaller(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* One try: true when it fits. *ok is false when measuring itself failed. */
-static bool fits(const struct plan_subject *subject, const struct plan_wish *wish,
-                 const struct plan_shape *shape, struct plan_bytes *bytes, bool *ok,
-                 struct err *err)
+bool plan_explain(const struct plan_bytes *bytes, struct err *err)
 {
-    *ok = plan_measure(subject, shape, bytes, err);
-    return *ok && bytes->total <= wish->budget;
+    char parts[4][32];
+    const size_t sizes[4] = { bytes->weights, bytes->adapter, bytes->saved, bytes->scratch };
+    for (int i = 0; i < 4; i++)
+        text_bytes(parts[i], (double)sizes[i]);
+    struct err before = *err;
+    return err_set(err, before.code,
+                   "%s; needed are %s for weights, %s for the adapter and its optimizer, %s kept "
+                   "for the backward and %s of scratch. Set memory_budget to what is free, leave "
+                   "gradient_checkpointing and chunk_tokens at auto, or lower sequence_len or "
+                   "lora_r",
+                   before.text, parts[0], parts[1], parts[2], parts[3]);
 }
 
 static bool refuse(const struct plan_wish *wish, const struct plan_shape *shape,
@@ -175,29 +196,89 @@ static bool refuse(const struct plan_wish *wish, const struct plan_shape *shape,
         recompute_name(shape->recompute), budget);
 }
 
+/* The search: candidates in an order of its own, the best so far, and the smallest. */
+struct search {
+    const struct plan_subject *subject;
+    const struct plan_wish *wish;
+    struct plan_shape best, smallest;
+    struct plan_bytes best_bytes, smallest_bytes;
+    bool found, tried;
+};
+
+/* Seconds of the step: its tokens in passes of this size. */
+static double step_seconds(const struct plan_wish *wish, const struct plan_shape *shape,
+                           const struct plan_bytes *bytes)
+{
+    return bytes->seconds * (double)wish->step_tokens / (double)shape->pass_tokens;
+}
+
+static bool try_shape(struct search *s, const struct plan_shape *shape, struct err *err)
+{
+    /* Less than a hundredth is no difference: the first of its kind is the larger chunk. */
+    const double margin = 0.99;
+    struct plan_bytes bytes;
+    if (!plan_measure(s->subject, shape, &bytes, err))
+        return false;
+    if (!s->tried || bytes.total < s->smallest_bytes.total) {
+        s->tried = true;
+        s->smallest = *shape;
+        s->smallest_bytes = bytes;
+    }
+    if (bytes.total > s->wish->budget)
+        return true;
+    if (s->found && step_seconds(s->wish, shape, &bytes) >=
+                        margin * step_seconds(s->wish, &s->best, &s->best_bytes))
+        return true;
+    s->found = true;
+    s->best = *shape;
+    s->best_bytes = bytes;
+    return true;
+}
+
+/* All chunk sizes of a pass, the largest first. */
+static bool try_chunks(struct search *s, struct plan_shape shape, struct err *err)
+{
+    enum { SMALLEST_CHUNK = 32 };
+    const int64_t most = s->subject->be->remote ? PLAN_DEVICE_CHUNK_TOKENS : PLAN_CHUNK_TOKENS;
+    const int64_t asked = s->wish->chunk_tokens;
+    shape.chunk_tokens = smaller(asked > 0 ? asked : most, shape.pass_tokens);
+    if (!try_shape(s, &shape, err))
+        return false;
+    while (asked == 0 && shape.chunk_tokens / 2 >= SMALLEST_CHUNK) {
+        shape.chunk_tokens /= 2;
+        if (!try_shape(s, &shape, err))
+            return false;
+    }
+    return true;
+}
+
+static bool try_passes(struct search *s, enum recompute recompute, struct err *err)
+{
+    const int64_t most = s->subject->be->remote ? PLAN_DEVICE_PASS_TOKENS : PLAN_PASS_TOKENS;
+    int64_t pass = smaller(s->wish->step_tokens, most);
+    for (bool last = false; !last; pass /= 2) {
+        last = pass <= s->wish->longest; /* a pass holds whole documents */
+        const struct plan_shape shape = { .pass_tokens = last ? s->wish->longest : pass,
+                                          .recompute = recompute,
+                                          .longest = s->wish->longest };
+        if (!try_chunks(s, shape, err))
+            return false;
+    }
+    return true;
+}
+
 bool plan_choose(const struct plan_subject *subject, const struct plan_wish *wish,
                  struct plan_shape *shape, struct plan_bytes *bytes, struct err *err)
 {
     static const enum recompute policies[] = { RECOMPUTE_NONE, RECOMPUTE_SCAN, RECOMPUTE_LAYER };
-    bool ok = true;
+    struct search s = { .subject = subject, .wish = wish };
     for (int p = 0; p < 3; p++) {
         if (wish->recompute >= 0 && policies[p] != (enum recompute)wish->recompute)
             continue;
-        int64_t pass = smaller(wish->step_tokens, PLAN_PASS_TOKENS);
-        for (bool last = false; !last; pass /= 2) {
-            last = pass <= wish->longest; /* a pass holds whole documents */
-            *shape = (struct plan_shape){ .pass_tokens = last ? wish->longest : pass,
-                                          .recompute = policies[p] };
-            const int64_t chunk = wish->chunk_tokens > 0 ? wish->chunk_tokens : PLAN_CHUNK_TOKENS;
-            shape->chunk_tokens = smaller(chunk, shape->pass_tokens);
-            if (fits(subject, wish, shape, bytes, &ok, err) || !ok)
-                return ok;
-        }
+        if (!try_passes(&s, policies[p], err))
+            return false;
     }
-    while (wish->chunk_tokens == 0 && shape->chunk_tokens > 64) {
-        shape->chunk_tokens /= 2;
-        if (fits(subject, wish, shape, bytes, &ok, err) || !ok)
-            return ok;
-    }
-    return refuse(wish, shape, bytes, err);
+    *shape = s.found ? s.best : s.smallest;
+    *bytes = s.found ? s.best_bytes : s.smallest_bytes;
+    return s.found || refuse(wish, shape, bytes, err);
 }

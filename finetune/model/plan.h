@@ -26,12 +26,14 @@ struct plan_subject {
 struct plan_shape {
     int64_t pass_tokens, chunk_tokens;
     enum recompute recompute;
+    int64_t longest; /* tokens of the longest document; 0: up to pass_tokens */
 };
 
 struct plan_bytes {
     size_t weights; /* ours, and mapped from files */
     size_t adapter, saved, scratch;
     size_t total;
+    double seconds; /* of a step's forward and backward over one pass, roughly: to compare shapes */
 };
 
 bool plan_measure(const struct plan_subject *subject, const struct plan_shape *shape,
@@ -51,11 +53,16 @@ struct plan_wish {
     size_t budget;        /* bytes for everything */
 };
 
-/* The fastest shape that fits: no recomputation where possible, passes of at most PLAN_PASS_TOKENS;
- * then smaller passes, then recomputation, then smaller chunks. When nothing fits, false with what
- * the smallest needs and which keys would change that; *shape and *bytes are then those of the
- * smallest. */
-enum { PLAN_PASS_TOKENS = 8192, PLAN_CHUNK_TOKENS = 2048 };
+/* Among all policies, passes and chunks that fit the budget the one whose step is predicted to take
+ * the least (kernels/plan/cost.h). A pass holds whole documents: at least `longest` tokens. When
+ * nothing fits, false with what the smallest needs and which keys would change that; *shape and
+ * *bytes are then those of the smallest. */
+enum {
+    PLAN_PASS_TOKENS = 8192, /* the most on the CPU; on a device the two below */
+    PLAN_CHUNK_TOKENS = 2048,
+    PLAN_DEVICE_PASS_TOKENS = 131072,
+    PLAN_DEVICE_CHUNK_TOKENS = 16384,
+};
 bool plan_choose(const struct plan_subject *subject, const struct plan_wish *wish,
                  struct plan_shape *shape, struct plan_bytes *bytes, struct err *err);
 
@@ -65,8 +72,16 @@ const char *recompute_name(enum recompute recompute);
 /* Bytes of memory of this machine, or of the container it runs in. */
 size_t plan_machine_memory(void);
 
-/* What a run may take: memory_budget, or when that is 0 seven eighths of the machine's memory: the
- * rest is the system's. */
-size_t plan_budget(int64_t memory_budget);
+/* What a run may take: memory_budget, or when that is 0 seven eighths of the machine's memory (the
+ * rest is the system's); on a device all of it but PLAN_DEVICE_RESERVE, for the context, the
+ * libraries' code and their own workspaces (of a small device an eighth). A device that is only
+ * planned for has PLAN_DEVICE_ASSUMED. */
+#define PLAN_DEVICE_RESERVE ((size_t)3 << 29) /* 1.5 GiB */
+#define PLAN_DEVICE_ASSUMED ((size_t)80000000000)
+size_t plan_budget(const struct backend *be, int64_t memory_budget);
+
+/* Adds to an out-of-memory message what was needed for what, and which keys change it. Returns
+ * false. */
+bool plan_explain(const struct plan_bytes *bytes, struct err *err);
 
 #endif

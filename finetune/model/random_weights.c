@@ -1,9 +1,7 @@
 /* Weights made from a seed, for planning and benchmarks of shapes nobody has to download.
  *
  * Element i of tensor t (in the order of slots_visit) is a pure function of (seed, t, i): the same
- * for any number of threads. The normal numbers are sums of four 16-bit uniforms, scaled to unit
- * variance: integers alone, so the same bits on every machine and five times as fast as Box-Muller;
- * that their tails end at 3.46 sigma and their kurtosis is 2.7 does not matter here.
+ * for any number of threads, and on a device (op random has the numbers).
  */
 #include <math.h>
 #include <unistd.h>
@@ -11,21 +9,15 @@
 #include "finetune/model/slots.h"
 #include "kernels/core/rng.h"
 #include "kernels/core/text.h"
+#include "kernels/cpu/cpu.h"
+#include "kernels/ops.h"
 
 struct generator {
     struct weights *w;
     struct arena *arena;
     uint64_t seed, tensor;
+    bool matrices;
 };
-
-static double nearly_normal(const struct generator *g, int64_t i)
-{
-    const uint64_t bits = rng_bits(g->seed, RNG_INIT_WEIGHTS, g->tensor, (uint64_t)i);
-    const int64_t sum =
-        (int64_t)((bits & 0xFFFF) + (bits >> 16 & 0xFFFF) + (bits >> 32 & 0xFFFF) + (bits >> 48));
-    /* mean 4 * 65535 / 2, variance 4 * (65536^2 - 1) / 12 */
-    return (double)(sum - 131070) * (1.0 / 37837.22726);
-}
 
 static double uniform(const struct generator *g, int64_t i)
 {
@@ -34,28 +26,23 @@ static double uniform(const struct generator *g, int64_t i)
 
 static void fill_matrix(const struct generator *g, struct weight w, void *data)
 {
-    const double range = g->w->config.initializer_range;
-    const int64_t n = w.rows * w.cols;
-    float *as_f32 = data;
-    uint16_t *as_bf16 = data;
-#ifdef _OPENMP
-#pragma omp parallel for schedule(static)
-#endif
-    for (int64_t i = 0; i < n; i++) {
-        const float x = (float)(range * nearly_normal(g, i));
-        if (w.dtype == DTYPE_F32)
-            as_f32[i] = x;
-        else
-            as_bf16[i] = dtype_to_bf16(x);
-    }
+    struct arena no_scratch = { 0 };
+    struct backend be;
+    cpu_backend_init(&be, &no_scratch, 0);
+    op_random(&be, &(struct random_args){ .y = data,
+                                          .dtype = w.dtype,
+                                          .n = w.rows * w.cols,
+                                          .range = g->w->config.initializer_range,
+                                          .seed = g->seed,
+                                          .tensor = g->tensor });
 }
 
 /* The value that a real of the slot begins with; i indexes its converted form. */
 static double start_value(const struct generator *g, const struct slot *slot, int64_t i)
 {
     switch (slot->start) {
-    case START_NORMAL:
-        return g->w->config.initializer_range * nearly_normal(g, i);
+    case START_NORMAL: /* matrices alone */
+        break;
     case START_ONE:
         return 1;
     case START_ZERO:
@@ -83,10 +70,10 @@ static bool generate_slot(void *context, const struct slot *slot, struct err *er
         struct weight w = { .dtype = g->w->config.dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16,
                             .rows = slot->dims[0],
                             .cols = slot->dims[1] };
-        void *data = arena_push(g->arena, (size_t)n * dtype_size(w.dtype));
+        void *data = g->matrices ? arena_push(g->arena, (size_t)n * dtype_size(w.dtype)) : NULL;
         w.data = data;
         *slot->matrix = w;
-        if (!g->arena->measuring)
+        if (g->matrices && !g->arena->measuring)
             fill_matrix(g, w, data);
     } else {
         real *out = arena_reals(g->arena, n);
@@ -98,9 +85,10 @@ static bool generate_slot(void *context, const struct slot *slot, struct err *er
     return true;
 }
 
-static bool generate_all(struct weights *w, struct arena *arena, uint64_t seed, struct err *err)
+static bool generate_all(struct weights *w, struct arena *arena, uint64_t seed, bool matrices,
+                         struct err *err)
 {
-    struct generator g = { .w = w, .arena = arena, .seed = seed };
+    struct generator g = { .w = w, .arena = arena, .seed = seed, .matrices = matrices };
     w->no_bias = w->config.mamba_conv_bias ? NULL : arena_zeros(arena, w->config.d_inner);
     return slots_visit(w, generate_slot, &g, err);
 }
@@ -119,17 +107,20 @@ static bool check_memory(size_t bytes, const char *place, struct err *err)
                    there);
 }
 
-bool weights_generate(struct weights *w, uint64_t seed, const char *place, struct err *err)
+bool weights_generate(struct weights *w, uint64_t seed, bool matrices, const char *place,
+                      struct err *err)
 {
     struct arena measure = { 0 };
     arena_init_measuring(&measure, "weights");
-    return generate_all(w, &measure, seed, err) && check_memory(measure.peak, place, err) &&
+    w->seed = seed;
+    return generate_all(w, &measure, seed, matrices, err) &&
+           check_memory(measure.peak, place, err) &&
            arena_init(&w->owned, "weights", measure.peak, err) &&
-           generate_all(w, &w->owned, seed, err);
+           generate_all(w, &w->owned, seed, matrices, err);
 }
 
 bool weights_measure(struct weights *w, struct err *err)
 {
     arena_init_measuring(&w->owned, "weights");
-    return generate_all(w, &w->owned, 0, err);
+    return generate_all(w, &w->owned, 0, true, err);
 }

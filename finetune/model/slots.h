@@ -21,6 +21,7 @@ struct weights {
     struct mlp_weights *mlps; /* of all layers, in order */
     struct weight embedding, head;
     const real *final_norm;
+    uint64_t seed;       /* of random weights */
     const real *no_bias; /* (d_inner) zeros: conv_b of every layer without mamba_conv_bias */
 };
 
@@ -62,8 +63,10 @@ typedef bool slot_visitor(void *context, const struct slot *slot, struct err *er
  * w->layers and w->mlps must be there. The order is fixed by the config. */
 bool slots_visit(struct weights *w, slot_visitor *visit, void *context, struct err *err);
 
-/* Fills the slots with weights made from the seed, into w->owned; `place` starts a message. */
-bool weights_generate(struct weights *w, uint64_t seed, const char *place, struct err *err);
+/* Fills the slots with weights made from the seed, into w->owned; `place` starts a message. Without
+ * matrices, those get shapes and no values. */
+bool weights_generate(struct weights *w, uint64_t seed, bool matrices, const char *place,
+                      struct err *err);
 
 /* The same walk over w->owned as a measuring arena: shapes and types, no values. */
 bool weights_measure(struct weights *w, struct err *err);

@@ -136,7 +136,8 @@ static struct weights *new_weights(const struct jamba_config *config, struct err
     return NULL;
 }
 
-struct weights *weights_open(const char *base_model, uint64_t seed, struct err *err)
+static struct weights *open_base(const char *base_model, uint64_t seed, bool matrices,
+                                 struct err *err)
 {
     char *folder = NULL, *config_path = NULL;
     if (!weights_locate(base_model, &folder, &config_path, err))
@@ -144,8 +145,9 @@ struct weights *weights_open(const char *base_model, uint64_t seed, struct err *
     struct jamba_config config;
     struct weights *w =
         jamba_config_read(config_path, &config, err) ? new_weights(&config, err) : NULL;
-    const bool ok = w != NULL && (folder != NULL ? load(w, folder, err)
-                                                 : weights_generate(w, seed, config_path, err));
+    const bool ok =
+        w != NULL && (folder != NULL ? load(w, folder, err)
+                                     : weights_generate(w, seed, matrices, config_path, err));
     free(folder);
     free(config_path);
     if (ok)
@@ -154,10 +156,20 @@ struct weights *weights_open(const char *base_model, uint64_t seed, struct err *
     return NULL;
 }
 
+struct weights *weights_open(const char *base_model, uint64_t seed, struct err *err)
+{
+    return open_base(base_model, seed, true, err);
+}
+
+struct weights *weights_open_for_device(const char *base_model, uint64_t seed, struct err *err)
+{
+    return open_base(base_model, seed, false, err);
+}
+
 struct weights *weights_random(const struct jamba_config *config, uint64_t seed, struct err *err)
 {
     struct weights *w = new_weights(config, err);
-    if (w != NULL && weights_generate(w, seed, "random weights", err))
+    if (w != NULL && weights_generate(w, seed, true, "random weights", err))
         return w;
     weights_close(w);
     return NULL;

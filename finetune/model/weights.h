@@ -1,16 +1,18 @@
 /* The frozen base: a checkpoint's tensors, mapped where they can be used as stored.
  *
  *     struct weights *w = weights_open("path/or/hub-name/or/random:config.json", seed, err);
- *     const struct layer_weights *lw = weights_layer(w, l);   // valid until the next call: never kept
- *     weights_close(w);
+ *     const struct layer_weights *lw = weights_layer(w, l);   // valid until the next call: never
+ * kept weights_close(w);
  *
- * Matrices keep their stored type (F32, BF16, F16). Vectors and the small Mamba tensors are converted to
- * real once, at load.
+ * Matrices keep their stored type (F32, BF16, F16). Vectors and the small Mamba tensors are
+ * converted to real once, at load.
  */
 #ifndef FINETUNE_MODEL_WEIGHTS_H
 #define FINETUNE_MODEL_WEIGHTS_H
 
 #include "finetune/model/config.h"
+#include "kernels/core/arena.h"
+#include "kernels/core/backend.h"
 #include "kernels/core/dtype.h"
 #include "kernels/core/err.h"
 #include "kernels/core/weight.h"
@@ -20,17 +22,17 @@ struct attention_weights {
 };
 
 struct mamba_weights {
-    struct weight in_proj;  /* (2*d_inner, d_model): u rows, then gate rows */
-    struct weight x_proj;   /* (dt_rank + 2*d_state, d_inner): dt, B, C */
-    struct weight dt_proj;  /* (d_inner, dt_rank) */
-    struct weight out_proj; /* (d_model, d_inner) */
-    const real *in_proj_bias, *out_proj_bias;        /* NULL without mamba_proj_bias */
-    const real *conv_w;                              /* (d_conv, d_inner): the file's, transposed */
-    const real *conv_b;                              /* (d_inner), zeros without mamba_conv_bias */
-    const real *dt_bias;                             /* (d_inner) */
-    const real *a;                                   /* (d_state, d_inner): -exp(A_log), transposed */
-    const real *d;                                   /* (d_inner) */
-    const real *dt_norm, *b_norm, *c_norm;           /* (dt_rank), (d_state), (d_state) */
+    struct weight in_proj;                    /* (2*d_inner, d_model): u rows, then gate rows */
+    struct weight x_proj;                     /* (dt_rank + 2*d_state, d_inner): dt, B, C */
+    struct weight dt_proj;                    /* (d_inner, dt_rank) */
+    struct weight out_proj;                   /* (d_model, d_inner) */
+    const real *in_proj_bias, *out_proj_bias; /* NULL without mamba_proj_bias */
+    const real *conv_w;                       /* (d_conv, d_inner): the file's, transposed */
+    const real *conv_b;                       /* (d_inner), zeros without mamba_conv_bias */
+    const real *dt_bias;                      /* (d_inner) */
+    const real *a;                            /* (d_state, d_inner): -exp(A_log), transposed */
+    const real *d;                            /* (d_inner) */
+    const real *dt_norm, *b_norm, *c_norm;    /* (dt_rank), (d_state), (d_state) */
 };
 
 struct mlp_weights {
@@ -54,15 +56,25 @@ struct weights;
 struct weights *weights_open(const char *base_model, uint64_t seed, struct err *err);
 void weights_close(struct weights *w);
 
+/* The same for weights_to_device: the matrices of random weights have no values yet. */
+struct weights *weights_open_for_device(const char *base_model, uint64_t seed, struct err *err);
+
+/* Copies every tensor into the backend's memory, matrices in the type of its activations, and
+ * points there from now on; uses the backend's scratch, which must be empty. The arena is one of
+ * weights_device_bytes and must outlive w's use. */
+size_t weights_device_bytes(struct weights *w, struct backend *be);
+bool weights_to_device(struct weights *w, struct backend *be, struct arena *arena, struct err *err);
+
 /* Weights of this shape made from the seed, as random: makes them. */
 struct weights *weights_random(const struct jamba_config *config, uint64_t seed, struct err *err);
 
-/* Shapes without values, for a plan: every pointer is set and none may be touched. weights_owned_bytes is what
- * the whole model takes. */
+/* Shapes without values, for a plan: every pointer is set and none may be touched.
+ * weights_owned_bytes is what the whole model takes. */
 struct weights *weights_shapes(const struct jamba_config *config, struct err *err);
 
-/* The folder or config file behind base_model, without opening any weights: the folder of a local or
- * cached checkpoint, NULL for random: (then *config_path is the file). Both are for the caller to free. */
+/* The folder or config file behind base_model, without opening any weights: the folder of a local
+ * or cached checkpoint, NULL for random: (then *config_path is the file). Both are for the caller
+ * to free. */
 bool weights_locate(const char *base_model, char **folder, char **config_path, struct err *err);
 
 const struct jamba_config *weights_config(const struct weights *w);

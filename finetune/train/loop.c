@@ -13,50 +13,27 @@
 
 #include "finetune/train/evaluate.h"
 #include "finetune/train/optim.h"
+#include "finetune/train/options.h"
 #include "kernels/core/file.h"
-#include "kernels/cpu/cpu.h"
 #include "kernels/ops.h"
 #include "lora/agree.h"
 #include "lora/format_peft.h"
 
 /* ---- opening ---- */
 
-/* A message that begins with a key ("lora_target_modules: 'q_porj' ...") gets the place where the
- * recipe sets it. */
 static bool add_place(const struct recipe *r, struct err *err)
 {
-    char key[64];
-    const size_t n = strcspn(err->text, ":");
-    if (n < sizeof key) {
-        memcpy(key, err->text, n);
-        key[n] = '\0';
-        const char *origin = recipe_origin(r, key);
-        if (origin != NULL)
-            err_prefix(err, "%s", origin);
-    }
+    recipe_add_place(r, err);
     return false;
 }
 
-static bool check_supported(const struct recipe *r, const struct jamba_config *config,
-                            struct err *err)
+static bool check_supported(const struct jamba_config *config, struct err *err)
 {
-    if (r->device == DEVICE_CUDA)
-        return err_set(err, ERR_RECIPE,
-                       "device: is cuda, but this build has no CUDA backend; use cpu or auto") ||
-               add_place(r, err);
-    if (r->precision == PRECISION_BF16 && !cpu_has_bf16())
-        return err_set(err, ERR_RECIPE,
-                       "precision: bf16 needs a processor with AVX-512 BF16, which this one lacks "
-                       "(a bfloat16 checkpoint is used as it is stored in either case); use "
-                       "fp32 or auto") ||
-               add_place(r, err);
-    if (config->attention_dropout > 0)
-        return err_set(
-            err, ERR_DATA,
-            "config.json: \"attention_dropout\" is %g; training with attention dropout is not "
-            "there, set it to 0 to train without",
-            config->attention_dropout);
-    return true;
+    return config->attention_dropout <= 0 ||
+           err_set(err, ERR_DATA,
+                   "config.json: \"attention_dropout\" is %g; training with attention dropout is "
+                   "not there, set it to 0 to train without",
+                   config->attention_dropout);
 }
 
 /* Which LoRA keys the recipe sets itself. */
@@ -118,17 +95,9 @@ static bool make_plan(struct trainer *t, struct batch_bounds bounds, struct err 
         .longest = bounds.longest,
         .chunk_tokens = r->chunk_tokens,
         .recompute = policies[r->gradient_checkpointing],
-        .budget = plan_budget(r->memory_budget),
+        .budget = plan_budget(&t->engine.be, r->memory_budget),
     };
     return plan_choose(&subject, &wish, &t->shape, &t->bytes, err);
-}
-
-static struct engine_options engine_options_of(const struct recipe *r)
-{
-    return (struct engine_options){ .base_model = r->base_model,
-                                    .seed = r->seed,
-                                    .threads = (int)r->threads,
-                                    .bf16 = r->precision == PRECISION_BF16 };
 }
 
 /* Validation documents count for the plan's bounds too. */
@@ -149,9 +118,9 @@ bool trainer_open(struct trainer *t, const struct recipe *recipe, struct err *er
     *t = (struct trainer){ .recipe = recipe, .best_loss = (double)INFINITY };
     const struct engine_options options = engine_options_of(recipe);
     if (!engine_open(&t->engine, &options, err))
-        return false;
+        return add_place(recipe, err);
     const struct jamba_config *config = weights_config(t->engine.weights);
-    if (!check_supported(recipe, config, err) || !choose_modules(t, err) ||
+    if (!check_supported(config, err) || !choose_modules(t, err) ||
         !train_data_load(&t->data, recipe, config, err) ||
         !batcher_total_steps(&t->data.batcher, recipe->num_epochs, recipe->max_steps, &t->n_step,
                              err))
@@ -168,9 +137,9 @@ bool trainer_open_shapes(struct trainer *t, const struct recipe *recipe, struct 
     const struct batch_bounds bounds = { .n_tok = n_doc * recipe->data.sequence_len,
                                          .n_doc = n_doc,
                                          .longest = recipe->data.sequence_len };
-    return engine_open_shapes(&t->engine, &options, err) &&
-           check_supported(recipe, weights_config(t->engine.weights), err) &&
-           choose_modules(t, err) && make_plan(t, bounds, err);
+    return (engine_open_shapes(&t->engine, &options, err) || add_place(recipe, err)) &&
+           check_supported(weights_config(t->engine.weights), err) && choose_modules(t, err) &&
+           make_plan(t, bounds, err);
 }
 
 void trainer_close(struct trainer *t)
@@ -204,7 +173,7 @@ void trainer_warnings(const struct trainer *t, struct text *out)
 static bool check_finite(struct trainer *t, struct err *err)
 {
     double sum = 0;
-    op_sum_squares(&t->engine.be, &(struct sum_squares_args){ .x = t->engine.adapter.params,
+    op_sum_squares(&t->engine.be, &(struct sum_squares_args){ .x = t->engine.adapter.master,
                                                               .sum = &sum,
                                                               .n = t->engine.adapter.n_param });
     return isfinite(sum) ||
@@ -214,10 +183,20 @@ static bool check_finite(struct trainer *t, struct err *err)
                    t->step);
 }
 
+/* A failure of the device makes all that follows worthless: nothing more is written. */
+static bool check_device(const struct trainer *t, struct err *err)
+{
+    const struct err *e = &t->engine.be.err;
+    return e->code == ERR_NONE || err_set(err, e->code, "%s", e->text);
+}
+
 /* The adapter and the recipe that made it, into dir. */
 static bool save(struct trainer *t, const char *dir, struct err *err)
 {
     if (!check_finite(t, err))
+        return false;
+    lora_adapter_pull(&t->engine.adapter, &t->engine.be);
+    if (!check_device(t, err))
         return false;
     const struct peft_model_facts facts = facts_of(t);
     struct text dump = { 0 };
@@ -289,12 +268,8 @@ static size_t memory_peak(const struct trainer *t)
 }
 
 /* All passes of a step: gradients added up, sums of the losses. False: stopped on the way. */
-struct step_sums {
-    double loss, aux;
-};
-
 static bool run_passes(struct trainer *t, const struct batch_step *b,
-                       const struct train_watch *watch, struct step_sums *sums)
+                       const struct train_watch *watch, struct jamba_losses *losses)
 {
     const struct recipe *r = t->recipe;
     struct engine *e = &t->engine;
@@ -304,19 +279,21 @@ static bool run_passes(struct trainer *t, const struct batch_step *b,
         .aux_scale = r->router_aux_loss_coef / (double)b->n_tok,
         .dropout = { .rate = t->lora->dropout, .seed = r->seed, .step = (uint64_t)t->step },
     };
-    op_zero(&e->be, &(struct zero_args){ .y = e->adapter.grads, .n = e->adapter.n_param });
+    op_zero(&e->be, &(struct zero_args){ .y = e->adapter.grads,
+                                         .bytes = (size_t)e->adapter.n_param * sizeof(real) });
+    jamba_begin_step(&e->jamba);
     int64_t index = 0;
     for (int64_t from = 0, to; from < b->n_doc; from = to) {
         if (raised(watch))
             return false;
-        struct jamba_result result;
         to = batch_pass_end(&t->data.set, b->docs, b->n_doc, from, t->shape.pass_tokens);
         stream_fill(&e->stream, &t->data.set, b->docs + from, to - from, index);
         index += e->stream.n_tok;
-        jamba_run(&e->jamba, &e->stream, &pass, &result);
-        sums->loss += result.loss_sum;
-        sums->aux += result.aux_sum;
+        jamba_run(&e->jamba, &e->stream, &pass, NULL);
+        if (e->be.err.code != ERR_NONE)
+            break;
     }
+    *losses = jamba_end_step(&e->jamba);
     return true;
 }
 
@@ -360,8 +337,8 @@ static enum outcome take_step(struct trainer *t, const struct batch_step *b,
                               const struct train_watch *watch, struct err *err)
 {
     const double start = now();
-    struct step_sums sums = { 0 };
-    if (!run_passes(t, b, watch, &sums))
+    struct jamba_losses losses = { 0 };
+    if (!run_passes(t, b, watch, &losses))
         return STEP_STOPPED;
     struct train_step s = { .step = t->step + 1,
                             .n_step = t->n_step,
@@ -370,9 +347,13 @@ static enum outcome take_step(struct trainer *t, const struct batch_step *b,
                             .tokens = b->n_tok,
                             .trained_tokens = b->n_target,
                             .n_doc = b->n_doc };
-    s.aux_loss = t->recipe->router_aux_loss_coef * sums.aux / (double)b->n_tok;
-    s.loss = sums.loss / (double)b->n_target + s.aux_loss;
+    s.aux_loss = t->recipe->router_aux_loss_coef * losses.aux_sum / (double)b->n_tok;
+    s.loss = losses.loss_sum / (double)b->n_target + s.aux_loss;
+    if (!check_device(t, err))
+        return STEP_FAILED;
     apply(t, &s);
+    if (!check_device(t, err))
+        return STEP_FAILED;
     t->step++;
     s.seconds = now() - start;
     s.tokens_per_second = (double)s.tokens / s.seconds;
@@ -412,6 +393,8 @@ static enum outcome run_evaluation(struct trainer *t, double epoch, const struct
                                                          .n_doc = t->data.n_validation,
                                                          .stop = watch->stop,
                                                      });
+    if (!check_device(t, err))
+        return STEP_FAILED;
     if (v.stopped)
         return STEP_STOPPED;
     struct train_eval e = { .step = t->step,

@@ -29,8 +29,8 @@ static double rate_of(const struct recipe *r, enum lora_group group)
                                  : r->loraplus_lr_embedding;
 }
 
-/* In `real` a tiny epsilon must not become zero: a parameter without gradients (an expert without tokens) would
- * turn into 0 / 0. */
+/* In `real` a tiny epsilon must not become zero: a parameter without gradients (an expert without
+ * tokens) would turn into 0 / 0. */
 static double epsilon_of(const struct recipe *r)
 {
     return fmax(r->adam_epsilon, REAL_IS_DOUBLE ? DBL_MIN : (double)FLT_MIN);
@@ -39,10 +39,12 @@ static double epsilon_of(const struct recipe *r)
 void optim_step(struct backend *be, struct lora_adapter *adapter, const struct recipe *recipe,
                 double factor, double grad_scale, int64_t count)
 {
+    const bool separate = be->act != DTYPE_REAL; /* the GEMMs read rounded copies */
     for (int64_t i = 0; i < adapter->n_range; i++) {
         const struct lora_range *range = &adapter->ranges[i];
         op_adamw(be, &(struct adamw_args){
-                         .p = adapter->params + range->begin,
+                         .p = adapter->master + range->begin,
+                         .p_act = separate ? act_at(be, adapter->act, range->begin) : NULL,
                          .m = adapter->m + range->begin,
                          .v = adapter->v + range->begin,
                          .g = adapter->grads + range->begin,

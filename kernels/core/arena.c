@@ -5,6 +5,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "kernels/core/device.h"
+
 bool arena_init(struct arena *a, const char *name, size_t cap, struct err *err)
 {
     *a = (struct arena){ .name = name, .cap = cap };
@@ -21,6 +23,25 @@ bool arena_init(struct arena *a, const char *name, size_t cap, struct err *err)
     return true;
 }
 
+bool arena_init_in(struct arena *a, struct device *device, const char *name, size_t cap,
+                   struct err *err)
+{
+    if (device == NULL || cap == 0)
+        return arena_init(a, name, cap, err);
+    *a = (struct arena){ .name = name, .device = device, .cap = cap };
+    a->base = device->alloc(device, cap, err);
+    if (a->base != NULL)
+        return true;
+    *a = (struct arena){ 0 };
+    return err_prefix(err, "the %s arena", name);
+}
+
+void arena_init_part(struct arena *a, struct arena *whole, const char *name, size_t cap)
+{
+    *a = (struct arena){ .name = name, .device = whole->device, .cap = cap, .borrowed = true };
+    a->base = arena_push(whole, cap);
+}
+
 void arena_init_measuring(struct arena *a, const char *name)
 {
     /* Addresses from one alignment unit up, so that none is NULL. */
@@ -33,8 +54,12 @@ void arena_init_measuring(struct arena *a, const char *name)
 
 void arena_free(struct arena *a)
 {
-    if (a->base != NULL && !a->measuring)
-        munmap(a->base, a->cap);
+    if (a->base != NULL && !a->measuring && !a->borrowed) {
+        if (a->device != NULL)
+            a->device->free(a->device, a->base);
+        else
+            munmap(a->base, a->cap);
+    }
     *a = (struct arena){ 0 };
 }
 

@@ -20,16 +20,27 @@
 #include "kernels/core/dtype.h"
 #include "kernels/core/err.h"
 
+struct device;
+
 struct arena {
     const char *name;
+    struct device *device; /* whose memory it is; NULL: the host's */
     char *base;
     size_t used, peak, cap;
     bool measuring;
+    bool borrowed; /* a part of another arena */
 };
 
-enum { ARENA_ALIGN = 64 };
+enum { ARENA_ALIGN = 256 }; /* what cuBLASLt and cuDNN like best; a cache line and more */
 
 bool arena_init(struct arena *a, const char *name, size_t cap, struct err *err);
+
+/* The same in a device's memory (NULL: the host's): for ops only, never touched by the host. */
+bool arena_init_in(struct arena *a, struct device *device, const char *name, size_t cap,
+                   struct err *err);
+
+/* `cap` bytes of `whole`, which must outlive it: several arenas in one allocation. */
+void arena_init_part(struct arena *a, struct arena *whole, const char *name, size_t cap);
 void arena_init_measuring(struct arena *a, const char *name);
 void arena_free(struct arena *a);
 

@@ -7,26 +7,30 @@ enum { BLOCK = 4096 }; /* elements of a task */
 void CPU_OP(swiglu_forward)(struct backend *be, const struct swiglu_args *a, void *scratch)
 {
     (void)scratch;
+    const real *gate = reals_in(a->gate), *up = reals_in(a->up);
+    real *y = reals_of(a->y);
 #pragma omp parallel for num_threads(be->n_thread) schedule(static) if (a->n > BLOCK)
     for (int64_t i0 = 0; i0 < a->n; i0 += BLOCK) {
         const int64_t end = min_i64(i0 + BLOCK, a->n);
 #pragma omp simd
         for (int64_t i = i0; i < end; i++)
-            a->y[i] = a->gate[i] * real_sigmoid(a->gate[i]) * a->up[i];
+            y[i] = gate[i] * real_sigmoid(gate[i]) * up[i];
     }
 }
 
 void CPU_OP(swiglu_backward)(struct backend *be, const struct swiglu_args *a, void *scratch)
 {
     (void)scratch;
+    const real *gate = reals_in(a->gate), *up = reals_in(a->up), *dys = reals_in(a->dy);
+    real *dgate = reals_of(a->dgate), *dup = reals_of(a->dup);
 #pragma omp parallel for num_threads(be->n_thread) schedule(static) if (a->n > BLOCK)
     for (int64_t i0 = 0; i0 < a->n; i0 += BLOCK) {
         const int64_t end = min_i64(i0 + BLOCK, a->n);
 #pragma omp simd
-        for (int64_t i = i0; i < end; i++) {
-            const real g = a->gate[i], s = real_sigmoid(g), dy = a->dy[i];
-            a->dgate[i] = dy * a->up[i] * s * (1 + g * (1 - s));
-            a->dup[i] = dy * g * s;
+        for (int64_t i = i0; i < end; i++) { /* reads come first: the outputs may be inputs */
+            const real g = gate[i], u = up[i], dy = dys[i], s = real_sigmoid(g);
+            dgate[i] = dy * u * s * (1 + g * (1 - s));
+            dup[i] = dy * g * s;
         }
     }
 }
@@ -34,12 +38,14 @@ void CPU_OP(swiglu_backward)(struct backend *be, const struct swiglu_args *a, vo
 void CPU_OP(add)(struct backend *be, const struct add_args *a, void *scratch)
 {
     (void)scratch;
+    const real *x = reals_in(a->a), *other = reals_in(a->b);
+    real *y = reals_of(a->y);
 #pragma omp parallel for num_threads(be->n_thread) schedule(static) if (a->n > BLOCK)
     for (int64_t i0 = 0; i0 < a->n; i0 += BLOCK) {
         const int64_t end = min_i64(i0 + BLOCK, a->n);
 #pragma omp simd
         for (int64_t i = i0; i < end; i++)
-            a->y[i] = a->a[i] + a->b[i];
+            y[i] = x[i] + other[i];
     }
 }
 
@@ -49,7 +55,7 @@ void CPU_OP(add_bias)(struct backend *be, const struct add_bias_args *a, void *s
     const int64_t block = rows_per_task(a->dim);
 #pragma omp parallel for num_threads(be->n_thread) schedule(static, block) if (a->n_row > block)
     for (int64_t i = 0; i < a->n_row; i++) {
-        real *y = a->y + i * a->ldy;
+        real *y = reals_of(a->y) + i * a->ldy;
 #pragma omp simd
         for (int64_t j = 0; j < a->dim; j++)
             y[j] += a->bias[j];
@@ -84,7 +90,7 @@ void CPU_OP(dropout)(struct backend *be, const struct dropout_args *a, void *scr
 #pragma omp parallel for num_threads(be->n_thread) schedule(static)
     for (int64_t i = 0; i < a->n_row; i++) {
         const int64_t token = a->first_token + (a->slot == NULL ? i : a->slot[i] / a->per_token);
-        dropout_row(a, token, a->x + i * a->ldx, a->y + i * ldy);
+        dropout_row(a, token, reals_in(a->x) + i * a->ldx, reals_of(a->y) + i * ldy);
     }
 }
 
@@ -92,7 +98,8 @@ void CPU_OP(zero)(struct backend *be, const struct zero_args *a, void *scratch)
 {
     (void)be;
     (void)scratch;
-    memset(a->y, 0, (size_t)a->n * sizeof(real));
+    if (a->bytes > 0)
+        memset(a->y, 0, a->bytes);
 }
 
 void CPU_OP(to_device)(struct backend *be, const struct copy_args *a, void *scratch)
@@ -106,4 +113,9 @@ void CPU_OP(to_device)(struct backend *be, const struct copy_args *a, void *scra
 void CPU_OP(to_host)(struct backend *be, const struct copy_args *a, void *scratch)
 {
     CPU_OP(to_device)(be, a, scratch); /* both sides are the host's */
+}
+
+void CPU_OP(copy)(struct backend *be, const struct copy_args *a, void *scratch)
+{
+    CPU_OP(to_device)(be, a, scratch);
 }

@@ -189,8 +189,8 @@ static void softmax_tile(const struct attention_args *a, const struct work *w, r
 {
     for (int64_t i = 0; i < w->n_q; i++) {
         const struct span keys = keys_of(a, w, i);
-        real *restrict s = scores + i * BLOCK_K, *restrict o =
-                                                     a->o + at_query(a, w->head, w->q0 + i);
+        real *restrict s = scores + i * BLOCK_K, *restrict o = reals_of(a->o) +
+                                                               at_query(a, w->head, w->q0 + i);
         real highest = top[i];
 #pragma omp simd reduction(max : highest)
         for (int64_t j = keys.from; j < keys.to; j++)
@@ -219,7 +219,7 @@ static void softmax_tile(const struct attention_args *a, const struct work *w, r
 static void finish_query(const struct attention_args *a, int64_t head, int64_t q, real top,
                          real sum)
 {
-    real *o = a->o + at_query(a, head, q);
+    real *o = reals_of(a->o) + at_query(a, head, q);
     const real inverse = 1 / sum;
     for (int64_t d = 0; d < a->d_head; d++)
         o[d] *= inverse;
@@ -242,19 +242,20 @@ static void forward_queries(const struct attention_args *a, int64_t head, int64_
         f.top[i] = -INFINITY;
         f.sum[i] = 0;
     }
-    zero_queries(a, head, first, end, a->o);
+    zero_queries(a, head, first, end, reals_of(a->o));
     int64_t k0 = first_key(a, first, end - first) / BLOCK_K * BLOCK_K;
     for (; k0 < a->t0 + end; k0 += BLOCK_K) {
         const int64_t n_k = min_i64(BLOCK_K, a->t0 + a->n_tok - k0);
-        transpose_keys(a, a->k, kv, k0, kt);
-        const struct rows v = readable(a->v + at_key(a, kv, k0), ld_k(a), n_k, a->d_head, copy);
+        transpose_keys(a, reals_in(a->k), kv, k0, kt);
+        const struct rows v =
+            readable(reals_in(a->v) + at_key(a, kv, k0), ld_k(a), n_k, a->d_head, copy);
         for (int64_t q0 = first; q0 < end; q0 += BLOCK_Q) {
             const struct work w = work_at(a, head, q0, k0);
             if (w.n_k == 0)
                 continue;
-            with_keys(a, &w, a->q, kt, scale_of(a), scores);
+            with_keys(a, &w, reals_in(a->q), kt, scale_of(a), scores);
             softmax_tile(a, &w, scores, f.top + q0 - first, f.sum + q0 - first);
-            add_to_queries(a, &w, scores, &v, a->o);
+            add_to_queries(a, &w, scores, &v, reals_of(a->o));
         }
     }
     for (int64_t q = first; q < end; q++)
@@ -286,13 +287,13 @@ static void backward_tile(const struct attention_args *a, const struct work *w, 
                           const real *vt, struct gradients *g)
 {
     const real scale = scale_of(a);
-    with_keys(a, w, a->q, kt, scale, g->p);
-    with_keys(a, w, a->d_o, vt, 1, g->ds);
+    with_keys(a, w, reals_in(a->q), kt, scale, g->p);
+    with_keys(a, w, reals_in(a->d_o), vt, 1, g->ds);
     for (int64_t i = 0; i < w->n_q; i++) {
         const struct span keys = keys_of(a, w, i);
         const int64_t at = at_query(a, w->head, w->q0 + i);
         const real lse = a->lse[(w->q0 + i) * a->n_head + w->head];
-        const real d = dot(a->d_o + at, a->o + at, a->d_head);
+        const real d = dot(reals_in(a->d_o) + at, reals_in(a->o) + at, a->d_head);
         /* A first token sees itself alone: P is 1 whatever q and k are, and dS is 0, not the
          * rounding that dP - D leaves. */
         const real moves = a->pos[w->q0 + i] > 0 ? scale : 0;
@@ -313,19 +314,20 @@ static void backward_queries(const struct attention_args *a, int64_t head, int64
     const int64_t end = min_i64(first + QUERIES, a->n_tok), kv = kv_head(a, head);
     real *vt = kt + block_reals(a), *copy = vt + block_reals(a);
     struct gradients g = { 0 };
-    zero_queries(a, head, first, end, a->dq);
+    zero_queries(a, head, first, end, reals_of(a->dq));
     int64_t k0 = first_key(a, first, end - first) / BLOCK_K * BLOCK_K;
     for (; k0 < a->t0 + end; k0 += BLOCK_K) {
         const int64_t n_k = min_i64(BLOCK_K, a->t0 + a->n_tok - k0);
-        transpose_keys(a, a->k, kv, k0, kt);
-        transpose_keys(a, a->v, kv, k0, vt);
-        const struct rows k = readable(a->k + at_key(a, kv, k0), ld_k(a), n_k, a->d_head, copy);
+        transpose_keys(a, reals_in(a->k), kv, k0, kt);
+        transpose_keys(a, reals_in(a->v), kv, k0, vt);
+        const struct rows k =
+            readable(reals_in(a->k) + at_key(a, kv, k0), ld_k(a), n_k, a->d_head, copy);
         for (int64_t q0 = first; q0 < end; q0 += BLOCK_Q) {
             const struct work w = work_at(a, head, q0, k0);
             if (w.n_k == 0)
                 continue;
             backward_tile(a, &w, kt, vt, &g);
-            add_to_queries(a, &w, g.ds, &k, a->dq);
+            add_to_queries(a, &w, g.ds, &k, reals_of(a->dq));
         }
     }
 }
@@ -337,8 +339,8 @@ static void backward_keys(const struct attention_args *a, int64_t kv, int64_t k0
     const int64_t from = k0 > a->t0 ? (k0 - a->t0) / BLOCK_Q * BLOCK_Q : 0;
     real *vt = kt + block_reals(a), *copy = vt + block_reals(a);
     struct gradients g = { 0 };
-    transpose_keys(a, a->k, kv, k0, kt);
-    transpose_keys(a, a->v, kv, k0, vt);
+    transpose_keys(a, reals_in(a->k), kv, k0, kt);
+    transpose_keys(a, reals_in(a->v), kv, k0, vt);
     for (int64_t head = kv * group; head < (kv + 1) * group; head++) {
         for (int64_t q0 = from; q0 < a->n_tok; q0 += BLOCK_Q) {
             const struct work w = work_at(a, head, q0, k0);
@@ -346,9 +348,10 @@ static void backward_keys(const struct attention_args *a, int64_t kv, int64_t k0
                 continue;
             const int64_t at = at_query(a, head, q0);
             backward_tile(a, &w, kt, vt, &g);
-            const struct rows q = readable(a->q + at, ld_q(a), w.n_q, a->d_head, copy);
+            const struct rows q = readable(reals_in(a->q) + at, ld_q(a), w.n_q, a->d_head, copy);
             add_to_keys(a, &w, g.ds, &q, a->dk);
-            const struct rows d_o = readable(a->d_o + at, ld_q(a), w.n_q, a->d_head, copy);
+            const struct rows d_o =
+                readable(reals_in(a->d_o) + at, ld_q(a), w.n_q, a->d_head, copy);
             add_to_keys(a, &w, g.p, &d_o, a->dv);
         }
     }

@@ -8,7 +8,8 @@ enum { BLOCK_TOK = 16 };
 /* The input row j tokens before t: in the chunk, or in the carry. */
 static const real *input_row(const struct conv1d_args *a, int64_t t)
 {
-    return t >= 0 ? a->x + t * a->ldx : a->carry_in + (a->d_conv - 1 + t) * a->d_inner;
+    return t >= 0 ? reals_in(a->x) + t * a->ldx
+                  : reals_in(a->carry_in) + (a->d_conv - 1 + t) * a->d_inner;
 }
 
 /* v[t] = b + sum_j w[d_conv-1-j] x[t-j] */
@@ -32,7 +33,7 @@ static void carry_inputs(const struct conv1d_args *a)
     const size_t row = (size_t)a->d_inner * sizeof(real);
     for (int64_t r = 0; r < n; r++) { /* ascending: carry_out may be carry_in */
         const int64_t t = a->n_tok - n + r;
-        memmove(a->carry_out + r * a->d_inner, input_row(a, t), row);
+        memmove(reals_of(a->carry_out) + r * a->d_inner, input_row(a, t), row);
     }
 }
 
@@ -43,7 +44,7 @@ void CPU_OP(conv1d_forward)(struct backend *be, const struct conv1d_args *a, voi
     for (int64_t t0 = 0; t0 < a->n_tok; t0 += BLOCK_TOK) {
         const int64_t end = min_i64(t0 + BLOCK_TOK, a->n_tok);
         for (int64_t t = t0; t < end; t++) {
-            real *y = a->y + t * a->d_inner;
+            real *y = reals_of(a->y) + t * a->d_inner;
             convolve(a, t, y);
 #pragma omp simd
             for (int64_t d = 0; d < a->d_inner; d++)
@@ -91,7 +92,7 @@ void CPU_OP(conv1d_backward)(struct backend *be, const struct conv1d_args *a, vo
 #pragma omp parallel for num_threads(be->n_thread) schedule(static)
     for (int64_t t = 0; t < a->n_tok; t++) {
         real *g = dv + t * a->d_inner;
-        const real *dy = a->dy + t * a->d_inner;
+        const real *dy = reals_in(a->dy) + t * a->d_inner;
         convolve(a, t, g);
 #pragma omp simd
         for (int64_t d = 0; d < a->d_inner; d++) {
@@ -101,7 +102,7 @@ void CPU_OP(conv1d_backward)(struct backend *be, const struct conv1d_args *a, vo
     }
 #pragma omp parallel for num_threads(be->n_thread) schedule(static)
     for (int64_t t = 0; t < a->n_tok; t++) {
-        real *dx = a->dx + t * a->lddx;
+        real *dx = reals_of(a->dx) + t * a->lddx;
         start_dx(a, t, dx);
         gather_dx(a, dv, t, dx);
     }

@@ -75,6 +75,6 @@ double cpu_peak_flops(int n_thread, double seconds)
 void cpu_backend_init(struct backend *be, struct arena *scratch, int n_thread)
 {
     const struct variant *v = best_variant();
-    *be = (struct backend){ .k = v->ops, .name = v->name, .scratch = scratch };
+    *be = (struct backend){ .k = v->ops, .name = v->name, .act = DTYPE_REAL, .scratch = scratch };
     be->n_thread = n_thread > 0 ? n_thread : omp_get_num_procs();
 }

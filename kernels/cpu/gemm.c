@@ -91,7 +91,7 @@ static struct product product_of(const struct gemm_args *a)
     if (a->trans_a && !a->trans_b && is_real && a->n < a->m && a->n <= MOST_ROWS_IN_PLACE) {
         p.a.m = a->n;
         p.a.n = a->m;
-        p.a.a = a->b;
+        p.a.a = acts_in(a->b);
         p.a.lda = a->ldb;
         p.a.b = a->a;
         p.a.ldb = a->lda;
@@ -156,8 +156,8 @@ static void multiply_task(const struct product *p, const struct task *task, real
                     *at = t;
                     place_panel(p, &panel, p->in_place ? packed : packed + j * t.k, at);
                 }
-                at->a = a->a + (task->m0 + m) * t.row_step + k0 * t.k_step;
-                at->c = a->c + (task->m0 + m) * p->row_step + panel.n0 * p->col_step;
+                at->a = reals_in(a->a) + (task->m0 + m) * t.row_step + k0 * t.k_step;
+                at->c = (real *)a->c + (task->m0 + m) * p->row_step + panel.n0 * p->col_step;
                 CPU_OP(tile_multiply)(at, min_i64(ROW_GROUP, task->m - m), panel.n);
             }
         }

@@ -78,7 +78,7 @@ static inline BF16_TARGET __m512i stored_pairs_down(const char *x, const char *y
 /* Row i of op(a) as pairs: k along the row. */
 static BF16_TARGET void round_row(const struct gemm_args *a, int64_t i, uint32_t *restrict out)
 {
-    const real *row = a->a + i * a->lda;
+    const real *row = reals_in(a->a) + i * a->lda;
     int64_t p = 0;
     for (; 2 * p + 32 <= a->k; p += 16)
         _mm512_storeu_si512(out + p, pairs_along(row + 2 * p));
@@ -93,7 +93,7 @@ static BF16_TARGET void round_columns(const struct gemm_args *a, int64_t i0, int
 {
     const int64_t k2 = pairs_of(a->k);
     for (int64_t p = 0; p < k2; p++) {
-        const real *x = a->a + 2 * p * a->lda + i0;
+        const real *x = reals_in(a->a) + 2 * p * a->lda + i0;
         uint32_t bits[16];
         if (n == 16 && 2 * p + 1 < a->k) {
             _mm512_storeu_si512(bits, pairs_down(x, x + a->lda));
@@ -269,7 +269,7 @@ static void multiply_block(const struct gemm_args *a, const uint32_t *rounded, i
                                         .ld_a = k2,
                                         .n_p = b.n_p,
                                         .b = packed + j,
-                                        .c = a->c + m * a->ldc + n0 + j,
+                                        .c = (real *)a->c + m * a->ldc + n0 + j,
                                         .ldc = a->ldc,
                                         .n_col = min_i64(COLS, b.n - j),
                                         .alpha = a->alpha,

@@ -142,12 +142,12 @@ static void multiply_some(const struct gemm_args *a, int64_t m0, int64_t m, int6
 {
     const int64_t step = block_k(a);
     for (int64_t k0 = 0; k0 < a->k; k0 += step) {
-        struct dot_tile t = { .a = a->a + m0 * a->lda + k0,
+        struct dot_tile t = { .a = reals_in(a->a) + m0 * a->lda + k0,
                               .b = buffer,
                               .lda = a->lda,
                               .ldb = min_i64(step, a->k - k0),
                               .k = min_i64(step, a->k - k0),
-                              .c = a->c + m0 * a->ldc + n0,
+                              .c = (real *)a->c + m0 * a->ldc + n0,
                               .ldc = a->ldc,
                               .alpha = a->alpha,
                               .beta = k0 == 0 ? a->beta : 1 };

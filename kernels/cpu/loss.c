@@ -6,7 +6,7 @@ void CPU_OP(cross_entropy)(struct backend *be, const struct cross_entropy_args *
     (void)scratch;
 #pragma omp parallel for num_threads(be->n_thread) schedule(static)
     for (int64_t i = 0; i < a->n_row; i++) {
-        real *row = a->logits + i * a->vocab, top = row[0];
+        real *row = reals_of(a->logits) + i * a->vocab, top = row[0];
         for (int64_t j = 1; j < a->vocab; j++)
             top = row[j] > top ? row[j] : top;
         const real at_target = row[a->target[i]] - top;
@@ -44,15 +44,19 @@ void CPU_OP(cross_entropy)(struct backend *be, const struct cross_entropy_args *
 void CPU_OP(pick_rows)(struct backend *be, const struct pick_rows_args *a, void *scratch)
 {
     (void)scratch;
+    const real *x = reals_in(a->x);
+    real *y = reals_of(a->y);
 #pragma omp parallel for num_threads(be->n_thread) schedule(static)
     for (int64_t i = 0; i < a->n_row; i++)
-        memcpy(a->y + i * a->dim, a->x + a->index[i] * a->dim, (size_t)a->dim * sizeof(real));
+        memcpy(y + i * a->dim, x + a->index[i] * a->dim, (size_t)a->dim * sizeof(real));
 }
 
 void CPU_OP(place_rows)(struct backend *be, const struct pick_rows_args *a, void *scratch)
 {
     (void)scratch;
+    const real *x = reals_in(a->x);
+    real *y = reals_of(a->y);
 #pragma omp parallel for num_threads(be->n_thread) schedule(static)
     for (int64_t i = 0; i < a->n_row; i++)
-        memcpy(a->y + a->index[i] * a->dim, a->x + i * a->dim, (size_t)a->dim * sizeof(real));
+        memcpy(y + a->index[i] * a->dim, x + i * a->dim, (size_t)a->dim * sizeof(real));
 }

@@ -4,7 +4,7 @@
 /* p = softmax(logits), chosen experts and weights of one token. */
 static void route_token(const struct route_args *a, int64_t t)
 {
-    const real *logits = a->logits + t * a->n_expert;
+    const real *logits = reals_in(a->logits) + t * a->n_expert;
     real *p = a->p + t * a->n_expert, top = logits[0], sum = 0;
     for (int64_t e = 1; e < a->n_expert; e++)
         top = logits[e] > top ? logits[e] : top;
@@ -61,7 +61,7 @@ void CPU_OP(route_backward)(struct backend *be, const struct route_args *a, void
     for (int64_t t = 0; t < a->n_tok; t++) {
         const real *p = a->p + t * a->n_expert, *dot_t = a->dot + t * a->top_k;
         const int32_t *chosen = a->expert + t * a->top_k;
-        real *d = a->dlogits + t * a->n_expert, sum = 0;
+        real *d = reals_of(a->dlogits) + t * a->n_expert, sum = 0;
         for (int64_t j = 0; j < a->top_k; j++)
             sum += dot_t[j];
         for (int64_t e = 0; e < a->n_expert; e++)
@@ -105,8 +105,8 @@ void CPU_OP(gather_rows)(struct backend *be, const struct gather_rows_args *a, v
     (void)scratch;
 #pragma omp parallel for num_threads(be->n_thread) schedule(static)
     for (int64_t i = 0; i < a->n_row; i++) {
-        const real *x = a->x + a->index[i] / a->per_row * a->dim;
-        real *y = a->y + i * a->dim;
+        const real *x = reals_in(a->x) + a->index[i] / a->per_row * a->dim;
+        real *y = reals_of(a->y) + i * a->dim;
         const real scale = a->scale == NULL ? 1 : a->scale[a->index[i]];
 #pragma omp simd
         for (int64_t j = 0; j < a->dim; j++)
@@ -119,13 +119,13 @@ void CPU_OP(combine)(struct backend *be, const struct combine_args *a, void *scr
     (void)scratch;
 #pragma omp parallel for num_threads(be->n_thread) schedule(static)
     for (int64_t t = 0; t < a->n_tok; t++) {
-        real *y = a->y + t * a->dim;
+        real *y = reals_of(a->y) + t * a->dim;
         if (a->base == NULL)
             memset(y, 0, (size_t)a->dim * sizeof(real));
         else if (a->base != a->y)
-            memcpy(y, a->base + t * a->dim, (size_t)a->dim * sizeof(real));
+            memcpy(y, reals_in(a->base) + t * a->dim, (size_t)a->dim * sizeof(real));
         for (int64_t j = 0; j < a->top_k; j++) {
-            const real *x = a->x + a->place[t * a->top_k + j] * a->dim;
+            const real *x = reals_in(a->x) + a->place[t * a->top_k + j] * a->dim;
             const real w = a->weight == NULL ? 1 : a->weight[t * a->top_k + j];
 #pragma omp simd
             for (int64_t d = 0; d < a->dim; d++)
@@ -137,7 +137,26 @@ void CPU_OP(combine)(struct backend *be, const struct combine_args *a, void *scr
 void CPU_OP(row_dot)(struct backend *be, const struct row_dot_args *a, void *scratch)
 {
     (void)scratch;
+    const real *x = reals_in(a->x), *y = reals_in(a->y);
 #pragma omp parallel for num_threads(be->n_thread) schedule(static)
     for (int64_t i = 0; i < a->n_row; i++)
-        a->out[a->index[i]] = dot(a->x + i * a->dim, a->y + i * a->dim, a->dim);
+        a->out[a->index[i]] = dot(x + i * a->dim, y + i * a->dim, a->dim);
+}
+
+void CPU_OP(aux_loss)(struct backend *be, const struct aux_loss_args *a, void *scratch)
+{
+    (void)be;
+    (void)scratch;
+    double total = 0;
+    for (int64_t d = 0; d < a->n_doc; d++) {
+        const double length = (double)(a->doc_start[d + 1] - a->doc_start[d]);
+        const double rows = length * (double)a->n_layer;
+        const double weight = length * (double)a->n_expert / (rows * rows);
+        double sum = 0;
+        for (int64_t i = d * a->n_expert; i < (d + 1) * a->n_expert; i++)
+            sum += (double)a->f[i] * (double)a->psum[i];
+        total += weight * sum;
+        a->scale[d] = (real)(a->aux_scale * weight);
+    }
+    *a->sum += total;
 }

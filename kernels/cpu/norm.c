@@ -2,6 +2,20 @@
  * partials. */
 #include "kernels/cpu/variant.h"
 
+/* Row i as the norm sees it: x, or its sum with the residual, which is written on the way. */
+static const real *norm_row(const struct rmsnorm_args *a, int64_t i, int64_t ldx)
+{
+    const real *x = reals_in(a->x) + i * ldx;
+    if (a->residual == NULL)
+        return x;
+    const real *residual = reals_in(a->residual) + i * a->dim;
+    real *sum = reals_of(a->sum) + i * a->dim; /* may be x or residual */
+#pragma omp simd
+    for (int64_t j = 0; j < a->dim; j++)
+        sum[j] = x[j] + residual[j];
+    return sum;
+}
+
 static real inverse_rms(const real *x, int64_t dim, double eps)
 {
     const double mean = (double)dot(x, x, dim) / (double)dim;
@@ -15,8 +29,8 @@ void CPU_OP(rmsnorm_forward)(struct backend *be, const struct rmsnorm_args *a, v
     const int64_t block = rows_per_task(a->dim);
 #pragma omp parallel for num_threads(be->n_thread) schedule(static, block) if (a->n_row > block)
     for (int64_t i = 0; i < a->n_row; i++) {
-        const real *x = a->x + i * ldx;
-        real *y = a->y + i * ldy;
+        const real *x = norm_row(a, i, ldx);
+        real *y = reals_of(a->y) + i * ldy;
         const real inv = inverse_rms(x, a->dim, a->eps);
 #pragma omp simd
         for (int64_t j = 0; j < a->dim; j++)
@@ -31,8 +45,8 @@ void CPU_OP(rmsnorm_backward)(struct backend *be, const struct rmsnorm_args *a, 
     const int64_t block = rows_per_task(a->dim);
 #pragma omp parallel for num_threads(be->n_thread) schedule(static, block) if (a->n_row > block)
     for (int64_t i = 0; i < a->n_row; i++) {
-        const real *x = a->x + i * ldx, *dy = a->dy + i * ldy;
-        real *dx = a->dx + i * ldx;
+        const real *x = reals_in(a->x) + i * ldx, *dy = reals_in(a->dy) + i * ldy;
+        real *dx = reals_of(a->dx) + i * ldx;
         const real inv = inverse_rms(x, a->dim, a->eps);
         real part[LANES] = { 0 };
         int64_t j = 0;

@@ -125,17 +125,17 @@ static void forward_block(const struct scan_args *s, const struct lane_block *b,
             store_states(s, s->tile_states + t / SCAN_TILE * s->d_state * s->d_inner, b, h);
         const int64_t at = t * s->d_inner + b->first;
         real u[LANES], dt[LANES], delta[LANES], z[LANES], y[LANES];
-        load(u, s->u + at, b->n);
-        load(dt, s->dt + at, b->n);
-        load(z, s->z + t * s->ldz + b->first, b->n);
+        load(u, reals_in(s->u) + at, b->n);
+        load(dt, reals_in(s->dt) + at, b->n);
+        load(z, reals_in(s->z) + t * s->ldz + b->first, b->n);
         step_sizes(dt, b->bias, delta);
-        const struct token_in in = { u, delta, s->b + t * s->d_state, s->c + t * s->d_state,
-                                     s->pos[t] == 0 };
+        const struct token_in in = { u, delta, reals_in(s->b) + t * s->d_state,
+                                     reals_in(s->c) + t * s->d_state, s->pos[t] == 0 };
         advance(&in, b->a, s->d_state, h, NULL, y);
 #pragma omp simd
         for (int i = 0; i < LANES; i++)
             y[i] = (y[i] + b->d[i] * u[i]) * z[i] * real_sigmoid(z[i]);
-        store(s->y + at, y, b->n);
+        store(reals_of(s->y) + at, y, b->n);
     }
     if (s->h_out != NULL)
         store_states(s, s->h_out, b, h);
@@ -208,13 +208,13 @@ static void replay_tile(const struct scan_args *s, const struct lane_block *b, i
     for (int64_t i = 0; i < n; i++) {
         const int64_t t = t0 + i, at = t * s->d_inner + b->first;
         real u[LANES], dt[LANES], *y = w->y + i * LANES, *delta = w->delta + i * LANES;
-        load(u, s->u + at, b->n);
-        load(dt, s->dt + at, b->n);
+        load(u, reals_in(s->u) + at, b->n);
+        load(dt, reals_in(s->dt) + at, b->n);
         step_sizes(dt, b->bias, delta);
         real *h = w->h + (i + 1) * size;
         memcpy(h, h - size, (size_t)size * sizeof(real));
-        const struct token_in in = { u, delta, s->b + t * s->d_state, s->c + t * s->d_state,
-                                     s->pos[t] == 0 };
+        const struct token_in in = { u, delta, reals_in(s->b) + t * s->d_state,
+                                     reals_in(s->c) + t * s->d_state, s->pos[t] == 0 };
         advance(&in, b->a, s->d_state, h, w->decay + i * size, y);
 #pragma omp simd
         for (int l = 0; l < LANES; l++)
@@ -229,11 +229,12 @@ static void reverse_token(const struct scan_args *s, const struct lane_block *b,
     const int64_t at = t * s->d_inner + b->first, size = s->d_state * LANES;
     real u[LANES], dt[LANES], z[LANES], dout[LANES], dy[LANES], dz[LANES], sum_b[LANES],
         sum_a[LANES];
-    load(u, s->u + at, b->n);
-    load(dt, s->dt + at, b->n);
-    load(z, s->z + t * s->ldz + b->first, b->n);
-    load(dout, s->dy + at, b->n);
+    load(u, reals_in(s->u) + at, b->n);
+    load(dt, reals_in(s->dt) + at, b->n);
+    load(z, reals_in(s->z) + t * s->ldz + b->first, b->n);
+    load(dout, reals_in(s->dy) + at, b->n);
     const real *delta = w->delta + i * LANES, *y = w->y + i * LANES;
+    const real *b_t = reals_in(s->b) + t * s->d_state, *c_t = reals_in(s->c) + t * s->d_state;
 #pragma omp simd
     for (int l = 0; l < LANES; l++) {
         const real sig = real_sigmoid(z[l]);
@@ -242,7 +243,7 @@ static void reverse_token(const struct scan_args *s, const struct lane_block *b,
         sum_b[l] = sum_a[l] = 0;
     }
     for (int64_t n = 0; n < s->d_state; n++) {
-        const real bn = s->b[t * s->d_state + n], cn = s->c[t * s->d_state + n];
+        const real bn = b_t[n], cn = c_t[n];
         const real *restrict before = w->h + i * size + n * LANES, *restrict after = before + size;
         const real *restrict decay = w->decay + i * size + n * LANES, *restrict an =
                                                                           b->a + n * LANES;
@@ -266,9 +267,9 @@ static void reverse_token(const struct scan_args *s, const struct lane_block *b,
         du[l] = b->d[l] * dy[l] + delta[l] * sum_b[l];
         ddt[l] = (sum_b[l] * u[l] + sum_a[l]) * (raw > 20 ? 1 : real_sigmoid(raw));
     }
-    store(s->du + at, du, b->n);
-    store(s->ddt + at, ddt, b->n);
-    store(s->dz + t * s->lddz + b->first, dz, b->n);
+    store(reals_of(s->du) + at, du, b->n);
+    store(reals_of(s->ddt) + at, ddt, b->n);
+    store(reals_of(s->dz) + t * s->lddz + b->first, dz, b->n);
 }
 
 /* db and dc of the tile, summed over the group's lanes, into the group's part (n_tok, 2 * d_state).
@@ -330,6 +331,7 @@ size_t CPU_OP(scan_backward_scratch)(const struct backend *be, const struct scan
 void CPU_OP(scan_backward)(struct backend *be, const struct scan_args *a, void *scratch)
 {
     const int64_t n_group = div_up(a->d_inner, GROUP), part_size = a->n_tok * 2 * a->d_state;
+    real *db = reals_of(a->db), *dc = reals_of(a->dc);
     char *work = scratch;
     real *parts =
         (real *)(void *)(work + (size_t)be->n_thread * work_bytes(a)); /* (n_group, n_tok, 2N) */
@@ -348,8 +350,8 @@ void CPU_OP(scan_backward)(struct backend *be, const struct scan_args *a, void *
                 sum_b += part[n];
                 sum_c += part[a->d_state + n];
             }
-            a->db[t * a->d_state + n] = sum_b;
-            a->dc[t * a->d_state + n] = sum_c;
+            db[t * a->d_state + n] = sum_b;
+            dc[t * a->d_state + n] = sum_c;
         }
     }
 }

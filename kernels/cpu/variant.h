@@ -30,7 +30,8 @@ OPS(CPU_DECLARE)
     X(scan_backward, scan_args)                                                                    \
     X(attention_forward, attention_args)                                                           \
     X(attention_backward, attention_args)                                                          \
-    X(sum_squares, sum_squares_args)
+    X(sum_squares, sum_squares_args)                                                               \
+    X(add_sum, add_sum_args)
 #define CPU_DECLARE(name, args)                                                                    \
     size_t CPU_OP(name##_scratch)(const struct backend *be, const struct args *a);
 CPU_SCRATCH_OPS(CPU_DECLARE)

@@ -1,40 +1,45 @@
 #include "kernels/plan/plan.h"
 
-#define PLAN_NOTHING(name, args)                                                                   \
-    static void plan_##name(struct backend *be, const struct args *a, void *scratch)               \
-    {                                                                                              \
-        (void)be;                                                                                  \
-        (void)a;                                                                                   \
-        (void)scratch;                                                                             \
-    }
-#define plan_route_counts plan_unused_route_counts
-#define plan_sum_squares plan_unused_sum_squares
-OPS(PLAN_NOTHING)
-#undef plan_route_counts
-#undef plan_sum_squares
+static struct plan_backend *plan_of(struct backend *be)
+{
+    return (struct plan_backend *)(void *)be;
+}
 
 /* The bound: a token's choices differ, so top_k experts may have all rows, and no more than that.
  */
-static void plan_route_counts(struct backend *be, const struct route_counts_args *a, void *scratch)
+static void answer_route_counts(const struct route_counts_args *a)
 {
-    (void)be;
-    (void)scratch;
     for (int64_t e = 0; e <= a->n_expert; e++)
         a->host[e] = (e < a->top_k ? e : a->top_k) * a->n_tok;
 }
 
-static void plan_sum_squares(struct backend *be, const struct sum_squares_args *a, void *scratch)
+static void answer_sum_squares(const struct sum_squares_args *a)
 {
-    (void)be;
-    (void)scratch;
     *a->sum = 0;
 }
+
+/* What an op hands to the host has to be answered; nothing else is touched. */
+static void answer(enum op_id op, const void *a)
+{
+    if (op == OP_route_counts)
+        answer_route_counts(a);
+    else if (op == OP_sum_squares)
+        answer_sum_squares(a);
+}
+
+#define PLAN_RUN(name, args)                                                                       \
+    static void plan_##name(struct backend *be, const struct args *a, void *scratch)               \
+    {                                                                                              \
+        struct plan_backend *plan = plan_of(be);                                                   \
+        (void)scratch;                                                                             \
+        plan->seconds += op_seconds(op_cost_##name(be, a), plan->rates);                           \
+        answer(OP_##name, a);                                                                      \
+    }
+OPS(PLAN_RUN)
 
 void plan_backend_init(struct plan_backend *plan, const struct backend *stands_for,
                        struct arena *scratch)
 {
-    (void)plan_unused_route_counts;
-    (void)plan_unused_sum_squares;
     plan->table = *stands_for->k; /* its scratch sizes ... */
 #define PLAN_ENTRY(name, args) plan->table.name = plan_##name;
     OPS(PLAN_ENTRY) /* ... and no work */
@@ -43,4 +48,6 @@ void plan_backend_init(struct plan_backend *plan, const struct backend *stands_f
     plan->be.name = "plan";
     plan->be.k = &plan->table;
     plan->be.scratch = scratch;
+    plan->rates = op_rates_of(stands_for);
+    plan->seconds = 0;
 }

@@ -6,10 +6,13 @@
 #define KERNELS_PLAN_PLAN_H
 
 #include "kernels/ops.h"
+#include "kernels/plan/cost.h"
 
 struct plan_backend {
     struct backend be; /* first: ops find their plan_backend by it */
     struct ops table;
+    struct op_rates rates;
+    double seconds; /* what the ops so far would take, roughly (kernels/plan/cost.h) */
 };
 
 /* be->scratch must be a measuring arena. The struct must stay where it is while in use. */

@@ -3,6 +3,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "kernels/core/device.h"
+
 static double now(void)
 {
     struct timespec ts;
@@ -62,18 +64,29 @@ static void count_gemm(struct timing_backend *t, const struct gemm_args *a, doub
 
 /* ---- the ops ---- */
 
+/* With `wait` for what it queued; an error of the wrapped backend is this one's too. */
+static void finish_call(struct timing_backend *t)
+{
+    struct backend *wrapped = t->wrapped;
+    if (t->wait && wrapped->device != NULL && wrapped->err.code == ERR_NONE)
+        wrapped->device->finish(wrapped->device, &wrapped->err);
+    if (t->be.err.code == ERR_NONE && wrapped->err.code != ERR_NONE)
+        t->be.err = wrapped->err;
+}
+
 #define TIMING_RUN(name, args)                                                                     \
     static void timing_##name(struct backend *be, const struct args *a, void *scratch)             \
     {                                                                                              \
         struct timing_backend *t = (struct timing_backend *)(void *)be;                            \
         const double start = now();                                                                \
         t->wrapped->k->name(t->wrapped, a, scratch);                                               \
+        finish_call(t);                                                                            \
         const double seconds = now() - start;                                                      \
-        add(&t->ops[TIMING_##name], seconds);                                                      \
-        if (TIMING_##name == TIMING_gemm)                                                          \
+        add(&t->ops[OP_##name], seconds);                                                          \
+        if (OP_##name == OP_gemm)                                                                  \
             count_gemm(t, (const void *)a, seconds);                                               \
-        if (be->err.code == ERR_NONE && t->wrapped->err.code != ERR_NONE)                          \
-            be->err = t->wrapped->err;                                                             \
+        if (t->on_call != NULL)                                                                    \
+            t->on_call(t->context, OP_##name, a);                                                  \
     }                                                                                              \
     static size_t timing_##name##_scratch(const struct backend *be, const struct args *a)          \
     {                                                                                              \
@@ -104,13 +117,16 @@ void timing_backend_init(struct timing_backend *t, struct backend *wrapped)
     };
     t->be = *wrapped;
     t->be.k = &t->table;
+    t->wait = false;
+    t->on_call = NULL;
+    t->context = NULL;
     timing_backend_reset(t);
 }
 
-const char *timing_op_name(enum timing_op op)
+const char *timing_op_name(enum op_id op)
 {
     static const char *const names[] = {
-#define TIMING_NAME(name, args) [TIMING_##name] = #name,
+#define TIMING_NAME(name, args) [OP_##name] = #name,
         OPS(TIMING_NAME)
 #undef TIMING_NAME
     };

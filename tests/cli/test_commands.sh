@@ -251,7 +251,10 @@ check 'a file cut short' same 65 "$code"
 
 run env
 check 'env' same 0 "$code"
-shows '^version +0\.1\.0$' '^kernels +cpu (avx512|avx2|baseline)$' '^  zlib +[0-9.]+$' '^cuda +not built$'
+shows '^version +0\.1\.0$' '^kernels +cpu (avx512|avx2|baseline)$' '^  zlib +[0-9.]+$' '^cuda( +none: .+)?$'
+JAMBATUNE_CUDA_MODULE=/no/such/module.so run env
+shows '^cuda +none: /no/such/module.so: not there; '
+check 'no CUDA library is linked' same "" "$(ldd "$program" | grep -E 'cuda|cublas|cudnn')"
 run env --json
 shows '^  "version": "0.1.0",$' '^  "memory_bytes": [0-9]+,$' '^    "jansson": "'
 
@@ -307,7 +310,7 @@ check 'text without a tokenizer' same "65: $refuses_text" "$code: $(cat "$err")"
 run validate "$scratch/train.yaml" excess_length_strategy=raise sequence_len=4
 check 'records that are too long' same "65: jambatune: $scratch/data.jsonl:1: has 5 tokens, more than sequence_len 4; raise it, or set excess_length_strategy to truncate, split or drop
 jambatune: $scratch/data.jsonl:3: has 9 tokens, more than sequence_len 4" "$code: $(cat "$err")"
-refuses_cuda="jambatune: command line: device=cuda: device: is cuda, but this build has no CUDA backend; use cpu or auto"
+refuses_cuda="jambatune: command line: device=cuda: device: cuda cannot be used: CUDA is switched off (JAMBATUNE_CUDA_MODULE=none); use cpu or auto"
 run validate "$scratch/train.yaml" device=cuda lora_target_modules='[q_porj]'
 check 'a device that is not there' same "78: $refuses_cuda
 jambatune: command line: lora_target_modules=[q_porj]: lora_target_modules: 'q_porj' matches no module; did you mean 'q_proj'?" "$code: $(cat "$err")"

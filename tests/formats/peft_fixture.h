@@ -105,7 +105,8 @@ static inline void open_adapter(struct lora_adapter *adapter, struct arena *aren
 {
     struct err err = { 0 };
     assert_true(arena_init(arena, "adapter", (size_t)1 << 20, &err));
-    const struct lora_adapter_args args = { f->modules, f->n, choices, arena, false };
+    const struct backend host = { .act = DTYPE_REAL };
+    const struct lora_adapter_args args = { f->modules, f->n, choices, &host, arena, false };
     assert_true(lora_adapter_init(adapter, &args, &err));
 }
 

@@ -26,10 +26,11 @@ static double loss(void *context)
 {
     struct subject *s = context;
     struct jamba_pass forward = pass;
-    struct jamba_result r;
     forward.backward = false;
-    jamba_run(&s->m.jamba, &s->stream, &forward, &r);
-    return (double)pass.grad_scale * r.loss_sum + pass.aux_scale * r.aux_sum;
+    jamba_begin_step(&s->m.jamba);
+    jamba_run(&s->m.jamba, &s->stream, &forward, NULL);
+    const struct jamba_losses l = jamba_end_step(&s->m.jamba);
+    return (double)pass.grad_scale * l.loss_sum + pass.aux_scale * l.aux_sum;
 }
 
 static void every_adapter_tensor_agrees_with_differences(void **state)

@@ -35,14 +35,14 @@ static struct outcome run(struct test_model *m, int64_t block_rows)
                              .first_token = 100 };
     head_run(&b, &(struct head_args){ .w = weights_head(m->weights),
                                       .norm = weights_final_norm(m->weights),
-                                      .x = x,
+                                      .x = acts_in(x),
                                       .rows = rows,
                                       .target = target,
                                       .n_row = N_ROW,
                                       .block_rows = block_rows,
                                       .logprob = o.logprob,
                                       .grad_scale = (real)0.1,
-                                      .dx = o.dx });
+                                      .dx = acts_of(o.dx) });
     memcpy(o.grads, m->adapter.grads, (size_t)m->adapter.n_param * sizeof(real));
     test_release(x);
     return o;

@@ -20,16 +20,17 @@ static const int32_t some[] = { 0, 1, 2, 3, 5, 6 };
 /* With dropout, so that its keys are tested too. */
 static struct outcome run(struct test_model *m, const struct stream *s)
 {
-    struct jamba_result r;
     const struct jamba_pass pass = { .backward = true,
                                      .grad_scale = (real)0.01,
                                      .aux_scale = 1e-3,
                                      .dropout = { .rate = 0.2, .seed = 5, .step = 3 } };
     struct outcome o = { .grads = test_zeros(m->adapter.n_param) };
     memset(m->adapter.grads, 0, (size_t)m->adapter.n_param * sizeof(real));
-    jamba_run(&m->jamba, s, &pass, &r);
+    jamba_begin_step(&m->jamba);
+    jamba_run(&m->jamba, s, &pass, NULL);
+    const struct jamba_losses l = jamba_end_step(&m->jamba);
     memcpy(o.grads, m->adapter.grads, (size_t)m->adapter.n_param * sizeof(real));
-    o.loss = r.loss_sum + pass.aux_scale * r.aux_sum;
+    o.loss = l.loss_sum + pass.aux_scale * l.aux_sum;
     return o;
 }
 
@@ -145,7 +146,9 @@ static void open_upper(const struct test_model *m, int64_t from, struct arena *a
         choices[i] = m->choices[i];
         choices[i].on = choices[i].on && (module->layer >= from || module->kind == LORA_LM_HEAD);
     }
-    const struct lora_adapter_args args = { m->modules, m->n_module, choices, arena, true };
+    const struct lora_adapter_args args = {
+        m->modules, m->n_module, choices, &m->t.be, arena, true
+    };
     if (!lora_adapter_init(upper, &args, &err))
         fail_msg("%s", err.text);
     for (int64_t i = 0; i < m->n_module; i++) {

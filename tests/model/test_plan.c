@@ -151,8 +151,10 @@ static void open_adapted(struct engine *e, const char *base_model, const struct 
                                      .n_layer_to_transform = 1 };
     struct err err = { 0 };
     const struct engine_options options = { .base_model = base_model,
-                                            .threads = s->threads,
-                                            .bf16 = s->bf16 };
+                                            .compute = { .device = COMPUTE_CPU,
+                                                         .precision =
+                                                             s->bf16 ? COMPUTE_BF16 : COMPUTE_FP32,
+                                                         .threads = s->threads } };
     REQUIRE(engine_open(e, &options, &err));
     REQUIRE(engine_choose(e, layer < 0 ? &all : &one, &err));
 }

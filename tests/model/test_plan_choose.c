@@ -34,7 +34,10 @@ static void open_shapes(struct engine *e, const char *base_model, const struct l
 {
     struct err err = { 0 };
     REQUIRE(engine_open_shapes(
-        e, &(struct engine_options){ .base_model = base_model, .threads = 1 }, &err));
+        e,
+        &(struct engine_options){ .base_model = base_model,
+                                  .compute = { .device = COMPUTE_CPU, .threads = 1 } },
+        &err));
     REQUIRE(engine_choose(e, lora, &err));
 }
 
@@ -97,7 +100,7 @@ static void evaluation_fits_in_the_plan_of_training(void **state)
     tiny_scratch_remove(folder);
 }
 
-static const struct plan_shape some_shape = { 40, 16, RECOMPUTE_SCAN };
+static const struct plan_shape some_shape = { 40, 16, RECOMPUTE_SCAN, 0 };
 
 static void expect_same_plan(const char *base_model, bool weights_too)
 {
@@ -105,8 +108,11 @@ static void expect_same_plan(const char *base_model, bool weights_too)
     struct err err = { 0 };
     struct engine opened = { 0 }, shapes = { 0 };
     open_shapes(&shapes, base_model, &lora);
-    REQUIRE(engine_open(&opened, &(struct engine_options){ .base_model = base_model, .threads = 1 },
-                        &err));
+    REQUIRE(
+        engine_open(&opened,
+                    &(struct engine_options){ .base_model = base_model,
+                                              .compute = { .device = COMPUTE_CPU, .threads = 1 } },
+                    &err));
     REQUIRE(engine_choose(&opened, &lora, &err));
     const struct plan_bytes a = plan_of(&opened, some_shape, true),
                             b = plan_of(&shapes, some_shape, true);
@@ -190,17 +196,40 @@ static struct choice choose(const struct engine *e, const struct plan_wish *wish
     return c;
 }
 
-static void
-a_smaller_budget_takes_smaller_passes_then_recomputation_then_smaller_chunks(void **state)
+/* Predicted seconds of a step in passes of this shape. */
+static double seconds_of(const struct plan_wish *wish, const struct plan_shape *shape,
+                         const struct plan_bytes *bytes)
+{
+    return bytes->seconds * (double)wish->step_tokens / (double)shape->pass_tokens;
+}
+
+/* No shape that fits is predicted to be faster by more than the margin of the choice. */
+static void expect_nothing_faster(const struct engine *e, const struct plan_wish *wish,
+                                  const struct choice *c)
+{
+    const double chosen = seconds_of(wish, &c->shape, &c->bytes);
+    int n_fit = 0;
+    for (int64_t pass = wish->step_tokens; pass >= wish->longest; pass /= 2) {
+        for (int64_t chunk = pass; chunk >= 32; chunk /= 2) {
+            for (int policy = RECOMPUTE_LAYER; policy <= RECOMPUTE_NONE; policy++) {
+                const struct plan_shape shape = { pass, chunk, (enum recompute)policy,
+                                                  wish->longest };
+                const struct plan_bytes bytes = plan_of(e, shape, true);
+                n_fit += bytes.total <= wish->budget;
+                if (bytes.total <= wish->budget && seconds_of(wish, &shape, &bytes) < 0.98 * chosen)
+                    fail_msg("passes of %d, chunks of %d and %s fit and take %.3g s, the choice "
+                             "%.3g s",
+                             (int)pass, (int)chunk, recompute_name(shape.recompute),
+                             seconds_of(wish, &shape, &bytes), chosen);
+            }
+        }
+    }
+    assert_true(n_fit > 0);
+}
+
+static void the_fastest_that_fits_is_chosen_down_to_the_smallest(void **state)
 {
     (void)state;
-    static const struct plan_shape expected[] = {
-        { 1200, 1200, RECOMPUTE_NONE }, { 600, 600, RECOMPUTE_NONE },
-        { 300, 300, RECOMPUTE_NONE },   { 300, 300, RECOMPUTE_SCAN },
-        { 300, 300, RECOMPUTE_LAYER },  { 300, 150, RECOMPUTE_LAYER },
-        { 300, 75, RECOMPUTE_LAYER },   { 300, 37, RECOMPUTE_LAYER },
-    };
-    enum { N = sizeof expected / sizeof *expected };
     struct engine e = { 0 };
     struct err err = { 0 };
     struct plan_wish wish = {
@@ -208,26 +237,35 @@ a_smaller_budget_takes_smaller_passes_then_recomputation_then_smaller_chunks(voi
     };
     open_shapes(&e, "tests/fixtures/models/dense_mqa_tied",
                 &(struct lora_config){ .r = 4, .alpha = 8 });
-    struct choice c = { 0 };
-    for (int i = 0; i < N; i++) {
-        c = choose(&e, &wish, &err);
-        assert_true(c.fits && c.bytes.total <= wish.budget);
-        assert_int_equal(c.shape.pass_tokens, expected[i].pass_tokens);
-        assert_int_equal(c.shape.chunk_tokens, expected[i].chunk_tokens);
-        assert_int_equal(c.shape.recompute, expected[i].recompute);
+    struct choice c = choose(&e, &wish, &err);
+    assert_int_equal(c.shape.recompute, RECOMPUTE_NONE);
+    double last = 0;
+    int n = 0;
+    struct choice smallest = c;
+    bool policies[3] = { false };
+    for (; c.fits; n++) {
+        assert_true(c.bytes.total <= wish.budget);
+        expect_nothing_faster(&e, &wish, &c);
+        /* Less memory is never faster. */
+        assert_true(seconds_of(&wish, &c.shape, &c.bytes) >= 0.98 * last);
+        last = seconds_of(&wish, &c.shape, &c.bytes);
+        policies[c.shape.recompute] = true;
+        smallest = c;
         wish.budget = c.bytes.total - 1;
+        c = choose(&e, &wish, &err);
     }
+    assert_true(n >= 5);
+    for (int p = 0; p < 3; p++)
+        assert_true(policies[p]);
     char needed[32], budget[32], expected_text[512];
-    text_bytes(needed, (double)c.bytes.total);
+    text_bytes(needed, (double)smallest.bytes.total);
     text_bytes(budget, (double)wish.budget);
     snprintf(expected_text, sizeof expected_text,
-             "the run does not fit: it needs %s with passes of 300 tokens, chunks of 37 and "
+             "the run does not fit: it needs %s with passes of %d tokens, chunks of %d and "
              "gradient_checkpointing: layer; the budget is %s. Lower sequence_len, lora_r or "
              "chunk_tokens, leave "
              "gradient_checkpointing at auto, or raise memory_budget",
-             needed, budget);
-    c = choose(&e, &wish, &err);
-    assert_false(c.fits);
+             needed, (int)smallest.shape.pass_tokens, (int)smallest.shape.chunk_tokens, budget);
     assert_int_equal(err.code, ERR_NO_MEMORY);
     assert_string_equal(err.text, expected_text);
     engine_close(&e);
@@ -240,12 +278,12 @@ static void what_is_asked_for_is_kept(void **state)
         struct plan_wish wish;
         struct plan_shape expected;
     } cases[] = {
-        { { 1200, 300, 32, RECOMPUTE_SCAN, SIZE_MAX }, { 1200, 32, RECOMPUTE_SCAN } },
-        { { 1200, 300, 4096, -1, SIZE_MAX }, { 1200, 1200, RECOMPUTE_NONE } },
+        { { 1200, 300, 32, RECOMPUTE_SCAN, SIZE_MAX }, { 1200, 32, RECOMPUTE_SCAN, 300 } },
+        { { 1200, 300, 4096, -1, SIZE_MAX }, { 1200, 1200, RECOMPUTE_NONE, 300 } },
         { { 20000, 100, 0, RECOMPUTE_LAYER, SIZE_MAX },
-          { PLAN_PASS_TOKENS, PLAN_CHUNK_TOKENS, RECOMPUTE_LAYER } },
-        { { 20000, 10000, 0, -1, SIZE_MAX }, { 10000, PLAN_CHUNK_TOKENS, RECOMPUTE_NONE } },
-        { { 1, 1, 0, -1, SIZE_MAX }, { 1, 1, RECOMPUTE_NONE } },
+          { PLAN_PASS_TOKENS, PLAN_CHUNK_TOKENS, RECOMPUTE_LAYER, 100 } },
+        { { 20000, 10000, 0, -1, SIZE_MAX }, { 10000, PLAN_CHUNK_TOKENS, RECOMPUTE_NONE, 10000 } },
+        { { 1, 1, 0, -1, SIZE_MAX }, { 1, 1, RECOMPUTE_NONE, 1 } },
     };
     struct engine e = { 0 };
     struct err err = { 0 };
@@ -277,8 +315,7 @@ int main(void)
         cmocka_unit_test(evaluation_fits_in_the_plan_of_training),
         cmocka_unit_test(shapes_alone_give_the_plan_of_opened_weights),
         cmocka_unit_test(the_published_recipe_trains_as_many_parameters_as_its_authors_say),
-        cmocka_unit_test(
-            a_smaller_budget_takes_smaller_passes_then_recomputation_then_smaller_chunks),
+        cmocka_unit_test(the_fastest_that_fits_is_chosen_down_to_the_smallest),
         cmocka_unit_test(what_is_asked_for_is_kept),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

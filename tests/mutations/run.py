@@ -31,14 +31,17 @@ LIST = os.path.join(ROOT, "tests", "mutations", "mutations.txt")
 TIMEOUT = 120  # seconds of a test; a mutation may loop for ever
 
 MODEL = ["model_golden", "model_head", "model_invariance", "model_gradients"]
-ROWS, SEQUENCE, LINEAR = ["ops_rows"], ["ops_sequence"], ["unit_lora_linear"]
+ROWS, SEQUENCE, NUMBERS, LINEAR = ["ops_rows"], ["ops_sequence"], ["ops_numbers"], ["unit_lora_linear"]
 TESTS = {
-    "kernels/cpu/act.c": ROWS + LINEAR + MODEL,
+    "kernels/cpu/act.c": ROWS + NUMBERS + LINEAR + MODEL,
     "kernels/cpu/embed.c": LINEAR + MODEL,
     "kernels/cpu/conv1d.c": SEQUENCE + MODEL,
     "kernels/cpu/scan.c": SEQUENCE + MODEL,
     "kernels/cpu/attention.c": SEQUENCE + ["ops_attention"] + MODEL,
-    "kernels/cpu/optim.c": ROWS + ["train_optim"],
+    "kernels/cpu/moe.c": ROWS + NUMBERS + MODEL,
+    "kernels/cpu/cast.c": NUMBERS,
+    "kernels/cpu/random.c": NUMBERS,
+    "kernels/cpu/optim.c": ROWS + NUMBERS + ["train_optim"],
     "finetune/train/optim.c": ["train_optim"],
     "lora/linear.c": LINEAR + MODEL,
     "lora/embed.c": LINEAR + MODEL,

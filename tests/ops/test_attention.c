@@ -93,14 +93,14 @@ static void plain_query(struct attention *s, int64_t t, int64_t head)
 static struct attention_args chunk_of(const struct attention *s, int64_t from, int64_t to)
 {
     const int64_t at = from * s->n_head * s->d_head;
-    return (struct attention_args){ .q = s->q + at,
-                                    .k = s->k,
-                                    .v = s->v,
+    return (struct attention_args){ .q = acts_in(s->q + at),
+                                    .k = acts_in(s->k),
+                                    .v = acts_in(s->v),
                                     .pos = s->pos + from,
-                                    .o = s->o + at,
+                                    .o = acts_of(s->o + at),
                                     .lse = s->lse + from * s->n_head,
-                                    .d_o = s->d_o + at,
-                                    .dq = s->dq + at,
+                                    .d_o = acts_in(s->d_o + at),
+                                    .dq = acts_of(s->dq + at),
                                     .dk = s->dk,
                                     .dv = s->dv,
                                     .n_tok = to - from,

@@ -21,7 +21,7 @@ static real plain_element(const struct gemm_args *a, int64_t i, int64_t j)
         const int64_t at = a->trans_b ? j * a->ldb + l : l * a->ldb + j;
         real b;
         dtype_to_real(a->b_dtype, (const char *)a->b + (size_t)at * dtype_size(a->b_dtype), 1, &b);
-        sum += (double)rounded(a->trans_a ? a->a[l * a->lda + i] : a->a[i * a->lda + l]) *
+        sum += (double)rounded(reals_in(a->a)[a->trans_a ? l * a->lda + i : i * a->lda + l]) *
                (double)rounded(b);
     }
     return (real)sum;
@@ -48,7 +48,7 @@ static void check(struct test_backend *t, const int64_t shape[3], int form)
     assert_non_null(stored);
     for (int64_t i = 0; i < n_b; i++)
         stored[i] = dtype_to_bf16((float)b[i]);
-    a.a = x;
+    a.a = acts_in(x);
     a.b = form & 4 ? (const void *)stored : b;
     a.c = c;
     for (int64_t i = 0; i < m; i++) {

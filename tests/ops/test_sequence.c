@@ -57,22 +57,22 @@ static void conv_run(struct conv *c, bool backward)
     for (int64_t i = 0; c->s.cuts[i + 1] >= 0; i++, last = i) {
         const int64_t t0 = c->s.cuts[i];
         a.n_tok = c->s.cuts[i + 1] - t0;
-        a.x = c->x + t0 * 2 * c->d;
+        a.x = acts_in(c->x + t0 * 2 * c->d);
         a.pos = c->s.pos + t0;
-        a.y = c->y + t0 * c->d;
-        a.carry_in = c->carry + i * n_carry;
-        a.carry_out = c->carry + (i + 1) * n_carry;
+        a.y = acts_of(c->y + t0 * c->d);
+        a.carry_in = acts_in(c->carry + i * n_carry);
+        a.carry_out = acts_of(c->carry + (i + 1) * n_carry);
         op_conv1d_forward(&c->s.t.be, &a);
     }
     memset(c->dcarry, 0, (size_t)n_carry * sizeof(real));
     for (int64_t i = last - 1; backward && i >= 0; i--) {
         const int64_t t0 = c->s.cuts[i];
         a.n_tok = c->s.cuts[i + 1] - t0;
-        a.x = c->x + t0 * 2 * c->d;
+        a.x = acts_in(c->x + t0 * 2 * c->d);
         a.pos = c->s.pos + t0;
-        a.carry_in = c->carry + i * n_carry;
-        a.dy = c->dy + t0 * c->d;
-        a.dx = c->dx + t0 * 2 * c->d;
+        a.carry_in = acts_in(c->carry + i * n_carry);
+        a.dy = acts_in(c->dy + t0 * c->d);
+        a.dx = acts_of(c->dx + t0 * 2 * c->d);
         a.dcarry_out = a.dcarry_in = c->dcarry;
         op_conv1d_backward(&c->s.t.be, &a);
     }
@@ -118,6 +118,37 @@ static void conv_gradient_over_chunks_and_documents(void **state)
     check_conv(cut, 3, 1);
 }
 
+static void conv_leaves_no_carry_where_none_is_wanted(void **state)
+{
+    (void)state;
+    enum { DIM = 19, TAPS = 4 };
+    struct sequence s;
+    sequence_init(&s, whole);
+    const int64_t n = s.n_tok * DIM;
+    real *x = test_random(n, 1, 1), *w = test_random(TAPS * DIM, 2, 1), *b = test_random(DIM, 3, 1);
+    real *carry = test_random((TAPS - 1) * DIM, 4, 1), *y = test_zeros(n), *with = test_zeros(n);
+    struct conv1d_args a = { .x = acts_in(x),
+                             .pos = s.pos,
+                             .w = w,
+                             .b = b,
+                             .carry_in = acts_in(carry),
+                             .y = acts_of(y),
+                             .n_tok = s.n_tok,
+                             .d_inner = DIM,
+                             .d_conv = TAPS,
+                             .ldx = DIM };
+    op_conv1d_forward(&s.t.be, &a);
+    a.y = acts_of(with);
+    a.carry_out = acts_of(carry);
+    op_conv1d_forward(&s.t.be, &a);
+    assert_memory_equal(y, with, (size_t)n * sizeof(real));
+    assert_memory_equal(carry, x + n - (TAPS - 1) * DIM, (TAPS - 1) * DIM * sizeof(real));
+    real *all[] = { x, w, b, carry, y, with };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        test_release(all[i]);
+    test_backend_free(&s.t);
+}
+
 /* ---- scan ---- */
 
 struct scan {
@@ -130,25 +161,25 @@ struct scan {
 static struct scan_args scan_chunk(struct scan *s, int64_t i)
 {
     const int64_t t0 = s->s.cuts[i], d = s->d, n = s->n;
-    return (struct scan_args){ .u = s->u + t0 * d,
-                               .dt = s->dt + t0 * d,
-                               .z = s->z + t0 * d,
-                               .b = s->b + t0 * n,
-                               .c = s->c + t0 * n,
+    return (struct scan_args){ .u = acts_in(s->u + t0 * d),
+                               .dt = acts_in(s->dt + t0 * d),
+                               .z = acts_in(s->z + t0 * d),
+                               .b = acts_in(s->b + t0 * n),
+                               .c = acts_in(s->c + t0 * n),
                                .a = s->a,
                                .d = s->dd,
                                .dt_bias = s->bias,
                                .pos = s->s.pos + t0,
                                .h_in = s->h,
                                .h_out = s->h,
-                               .y = s->y + t0 * d,
+                               .y = acts_of(s->y + t0 * d),
                                .tile_states = s->tiles + i * 8 * n * d,
-                               .dy = s->dy + t0 * d,
-                               .du = s->du + t0 * d,
-                               .ddt = s->ddt + t0 * d,
-                               .dz = s->dz + t0 * d,
-                               .db = s->db + t0 * n,
-                               .dc = s->dc + t0 * n,
+                               .dy = acts_in(s->dy + t0 * d),
+                               .du = acts_of(s->du + t0 * d),
+                               .ddt = acts_of(s->ddt + t0 * d),
+                               .dz = acts_of(s->dz + t0 * d),
+                               .db = acts_of(s->db + t0 * n),
+                               .dc = acts_of(s->dc + t0 * n),
                                .dh_out = s->dh,
                                .dh_in = s->dh,
                                .n_tok = s->s.cuts[i + 1] - t0,
@@ -259,6 +290,28 @@ static void scan_ignores_the_document_before(void **state)
     scan_free(&s);
 }
 
+static void scan_leaves_no_state_where_none_is_wanted(void **state)
+{
+    (void)state;
+    struct scan s;
+    scan_init(&s, whole, 20, 4);
+    struct scan_args a = scan_chunk(&s, 0);
+    const int64_t n = s.s.n_tok * s.d;
+    real *y = test_zeros(n), *was = test_random(s.n * s.d, 10, 1);
+    memcpy(s.h, was, (size_t)(s.n * s.d) * sizeof(real));
+    a.h_out = NULL;
+    op_scan_forward(&s.s.t.be, &a);
+    assert_memory_equal(s.h, was, (size_t)(s.n * s.d) * sizeof(real));
+    a.y = acts_of(y);
+    a.h_out = s.h;
+    op_scan_forward(&s.s.t.be, &a);
+    assert_memory_equal(y, s.y, (size_t)n * sizeof(real));
+    assert_memory_not_equal(s.h, was, (size_t)(s.n * s.d) * sizeof(real));
+    test_release(y);
+    test_release(was);
+    scan_free(&s);
+}
+
 /* ---- attention ---- */
 
 struct attention {
@@ -275,14 +328,14 @@ static void attention_run(struct attention *c, bool backward)
         last++;
     for (int64_t step = 0; step < (backward ? 2 * last : last); step++) {
         const int64_t i = step < last ? step : 2 * last - 1 - step, t0 = c->s.cuts[i];
-        const struct attention_args a = { .q = c->q + t0 * lq,
-                                          .k = c->k,
-                                          .v = c->v,
+        const struct attention_args a = { .q = acts_in(c->q + t0 * lq),
+                                          .k = acts_in(c->k),
+                                          .v = acts_in(c->v),
                                           .pos = c->s.pos + t0,
-                                          .o = c->o + t0 * lq,
+                                          .o = acts_of(c->o + t0 * lq),
                                           .lse = c->lse + t0 * c->n_head,
-                                          .d_o = c->d_o + t0 * lq,
-                                          .dq = c->dq + t0 * lq,
+                                          .d_o = acts_in(c->d_o + t0 * lq),
+                                          .dq = acts_of(c->dq + t0 * lq),
                                           .dk = c->dk,
                                           .dv = c->dv,
                                           .n_tok = c->s.cuts[i + 1] - t0,
@@ -433,8 +486,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(conv_gradient_over_chunks_and_documents),
+        cmocka_unit_test(conv_leaves_no_carry_where_none_is_wanted),
         cmocka_unit_test(scan_gradient_over_chunks_and_documents),
         cmocka_unit_test(scan_ignores_the_document_before),
+        cmocka_unit_test(scan_leaves_no_state_where_none_is_wanted),
         cmocka_unit_test(attention_gradient_over_chunks_and_documents),
         cmocka_unit_test(a_document_of_one_token_moves_no_query_and_no_key),
         cmocka_unit_test(threads_change_no_bit_of_a_scan),

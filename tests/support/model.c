@@ -106,10 +106,11 @@ static void open_adapter(struct test_model *m, const char *dir)
     REQUIRE(peft_read_config(dir, &m->lora, &err));
     REQUIRE(peft_choices_from_tensors(dir, m->modules, m->n_module, &m->lora, m->choices, &err));
     REQUIRE(arena_init(&m->adapter_arena, "adapter", (size_t)64 << 20, &err));
-    const struct lora_adapter_args args = { m->modules, m->n_module, m->choices, &m->adapter_arena,
-                                            true };
+    const struct lora_adapter_args args = { m->modules, m->n_module,       m->choices,
+                                            &m->t.be,   &m->adapter_arena, true };
     REQUIRE(lora_adapter_init(&m->adapter, &args, &err));
     REQUIRE(peft_read_tensors(dir, &m->adapter, &err));
+    lora_adapter_push(&m->adapter, &m->t.be);
 }
 
 void test_model_open(struct test_model *m, const char *name, const char *file)

@@ -195,8 +195,11 @@ static double loss_of(const struct run *r, const char *adapter_dir, const struct
     struct err err = { 0 };
     struct engine_memory memory = { .shape = { 32, 9, RECOMPUTE_LAYER },
                                     .adapter_dir = adapter_dir };
-    REQUIRE(engine_open(
-        &e, &(struct engine_options){ .base_model = r->recipe.base_model, .threads = 1 }, &err));
+    REQUIRE(
+        engine_open(&e,
+                    &(struct engine_options){ .base_model = r->recipe.base_model,
+                                              .compute = { .device = COMPUTE_CPU, .threads = 1 } },
+                    &err));
     if (adapter_dir != NULL)
         REQUIRE(engine_choose_from(&e, adapter_dir, &err));
     const struct plan_subject subject = engine_subject(&e, false);
@@ -457,9 +460,8 @@ static void what_cannot_be_trained_is_refused_before_it_begins(void **state)
     (void)state;
     char *folder = runs_make("dense_mqa_tied");
     expect_refused(folder, KEYS("device=cuda"), ERR_RECIPE,
-                   "command line: device=cuda: device: is cuda, but this build has no CUDA "
-                   "backend; use cpu or "
-                   "auto");
+                   "command line: device=cuda: device: cuda cannot be used: CUDA is switched off "
+                   "(JAMBATUNE_CUDA_MODULE=none); use cpu or auto");
     expect_refused(folder, KEYS("lora_target_modules=[q_porj]"), ERR_RECIPE,
                    "command line: lora_target_modules=[q_porj]: lora_target_modules: 'q_porj' "
                    "matches no module; did you mean 'q_proj'?");

@@ -108,10 +108,11 @@ static void expect_whole_adapter(const struct run *r, const char *folder)
 {
     struct err err = { 0 };
     struct engine e = { 0 };
-    const struct plan_shape shape = { 8, 8, RECOMPUTE_LAYER };
+    const struct plan_shape shape = { 8, 8, RECOMPUTE_LAYER, 0 };
     struct engine_memory memory = { .shape = shape };
     char *out = runs_path(folder, "out", "");
-    const struct engine_options options = { .base_model = r->recipe.base_model, .threads = 1 };
+    const struct engine_options options = { .base_model = r->recipe.base_model,
+                                            .compute = { .device = COMPUTE_CPU, .threads = 1 } };
     REQUIRE(engine_open(&e, &options, &err) && engine_choose_from(&e, out, &err));
     const struct plan_subject subject = engine_subject(&e, false);
     REQUIRE(plan_measure(&subject, &shape, &memory.bytes, &err));

@@ -30,6 +30,7 @@ static void flat_init(struct flat *f)
                                         .n_range = 1,
                                         .n_param = N,
                                         .params = f->p,
+                                        .master = f->p,
                                         .grads = f->g,
                                         .m = f->m,
                                         .v = f->v };
@@ -267,7 +268,7 @@ static void check_groups(const struct recipe *r, double rate_a, double rate_b,
     test_backend_init(&t, 1);
     assert_true(arena_init(&arena, "adapter", 1 << 16, &err));
     assert_true(lora_adapter_init(
-        &adapter, &(struct lora_adapter_args){ modules, 4, choices, &arena, true }, &err));
+        &adapter, &(struct lora_adapter_args){ modules, 4, choices, &t.be, &arena, true }, &err));
     for (int64_t i = 0; i < adapter.n_param; i++)
         adapter.grads[i] = 1;
     optim_step(&t.be, &adapter, r, 0.5, 1, 1);

@@ -38,7 +38,7 @@ static int open_fixture(void **state)
     config.vocab_size = tokenizer_vocab_size(f.tokenizer);
     tiny_config_derive(&config);
     tiny_checkpoint_write(f.folder, &config, &(struct tiny_options){ .n_shard = 1 });
-    const struct engine_options options = { .base_model = f.folder, .threads = 1 };
+    const struct engine_options options = { .base_model = f.folder, .compute = { .device = COMPUTE_CPU, .threads = 1 } };
     require(engine_open(&f.engine, &options, &err), &err);
     require(engine_allocate_generation(&f.engine, 4, NULL, &err), &err);
     *state = &f;

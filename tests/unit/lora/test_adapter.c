@@ -9,9 +9,13 @@
 
 #include <cmocka.h>
 
+#include "kernels/cpu/cpu.h"
 #include "tests/unit/lora/tiny_jamba.h"
 
 enum { SEED = 7 };
+
+/* All that an adapter's layout asks of a backend. */
+static const struct backend host = { .act = DTYPE_REAL };
 
 struct fixture {
     struct lora_module *modules;
@@ -37,7 +41,8 @@ static void open_fixture(struct fixture *f, const char *const *paths, bool with_
         assert_true(i >= 0);
         f->choices[i] = (struct lora_choice){ .on = true, .r = k + 1, .alpha = 3, .scale = 0.5 };
     }
-    const struct lora_adapter_args measure = { .modules = f->modules,
+    const struct lora_adapter_args measure = { .be = &host,
+                                               .modules = f->modules,
                                                .n_module = f->n,
                                                .choices = f->choices,
                                                .arena = &f->arena,
@@ -128,6 +133,10 @@ static void without_training_there_are_only_parameters(void **state)
     assert_null(f.adapter.slots[0].da);
     assert_int_equal(g.arena.peak, 4 * f.arena.peak);
     lora_adapter_reset(&f.adapter, SEED);
+    struct arena scratch = { 0 };
+    struct backend cpu;
+    cpu_backend_init(&cpu, &scratch, 1);
+    lora_adapter_push(&f.adapter, &cpu);
     close_fixture(&f);
     close_fixture(&g);
 }
@@ -173,11 +182,15 @@ static void starts_as_peft_does(void **state)
         f.choices[i] = (struct lora_choice){ .on = true, .r = 16, .alpha = 16, .scale = 1 };
     struct err err = { 0 };
     assert_true(arena_init(&f.arena, "adapter", (size_t)1 << 22, &err));
-    const struct lora_adapter_args args = { f.modules, f.n, f.choices, &f.arena, true };
+    const struct lora_adapter_args args = { f.modules, f.n, f.choices, &host, &f.arena, true };
     assert_true(lora_adapter_init(&f.adapter, &args, &err));
     for (int64_t i = 0; i < f.adapter.n_param; i++)
         f.adapter.params[i] = f.adapter.grads[i] = f.adapter.m[i] = f.adapter.v[i] = 1;
     lora_adapter_reset(&f.adapter, SEED);
+    struct arena scratch = { 0 };
+    struct backend cpu;
+    cpu_backend_init(&cpu, &scratch, 1);
+    lora_adapter_push(&f.adapter, &cpu);
     for (int64_t s = 0; s < f.adapter.n_slot; s++) {
         const struct lora_slot *slot = &f.adapter.slots[s];
         const int64_t n_a = slot->rank * slot->module->in, n_b = slot->rank * slot->module->out;
@@ -228,7 +241,7 @@ static void an_adapter_of_impossible_size_is_refused(void **state)
     struct lora_adapter adapter;
     struct err err = { 0 };
     arena_init_measuring(&arena, "adapter");
-    const struct lora_adapter_args args = { &module, 1, &choice, &arena, true };
+    const struct lora_adapter_args args = { &module, 1, &choice, &host, &arena, true };
     assert_false(lora_adapter_init(&adapter, &args, &err));
     assert_int_equal(err.code, ERR_NO_MEMORY);
     assert_string_equal(err.text, "lora_r: the adapter does not fit in any memory");

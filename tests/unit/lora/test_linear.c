@@ -32,7 +32,7 @@ static double linear_loss(void *context)
     linear_forward(&backend.be, &s->a);
     double sum = 0;
     for (int64_t i = 0; i < ROWS; i++)
-        sum += weighted(s->a.y + i * LDY, s->dy + i * LDY, OUT);
+        sum += weighted(reals_in(s->a.y) + i * LDY, s->dy + i * LDY, OUT);
     return sum;
 }
 
@@ -53,14 +53,16 @@ static void check_linear(double rate, bool add)
     s.b = test_random(OUT * RANK, 7, 1);
     s.da = test_random(RANK * IN, 8, 1);
     s.db = test_random(OUT * RANK, 9, 1);
+    s.act_a = acts_in(s.a);
+    s.act_b = acts_in(s.b);
     real *was_a = test_random(RANK * IN, 8, 1), *was_b = test_random(OUT * RANK, 9, 1);
     struct subject subject = { .dy = dy };
     subject.a = (struct linear_args){ .w = { w, DTYPE_REAL, OUT, IN },
                                       .bias = bias,
                                       .lora = &s,
                                       .dropout = &dropout,
-                                      .x = x,
-                                      .y = y,
+                                      .x = acts_in(x),
+                                      .y = acts_of(y),
                                       .n_row = ROWS,
                                       .ldx = LDX,
                                       .ldy = LDY,
@@ -68,8 +70,8 @@ static void check_linear(double rate, bool add)
                                       .per_token = PER_TOKEN,
                                       .slot = slot };
     struct linear_args back = subject.a;
-    back.dy = dy;
-    back.dx = dx;
+    back.dy = acts_in(dy);
+    back.dx = acts_of(dx);
     back.add_dx = add;
     linear_backward(&backend.be, &back);
     for (int i = 0; i < ROWS * LDX; i++) /* beyond a row's end nothing is written */
@@ -109,7 +111,7 @@ static double lookup_loss(void *context)
 {
     struct lookup *s = context;
     embed_lookup_forward(&backend.be, &s->a);
-    return weighted(s->a.y, s->dy, ROWS * OUT);
+    return weighted(reals_in(s->a.y), s->dy, ROWS * OUT);
 }
 
 static void embedding_gradients_agree_but_for_the_pad_column(void **state)
@@ -123,13 +125,15 @@ static void embedding_gradients_agree_but_for_the_pad_column(void **state)
     s.b = test_random(OUT * RANK, 4, 1);
     s.da = test_random(RANK * VOCAB, 5, 1);
     s.db = test_random(OUT * RANK, 6, 1);
+    s.act_a = acts_in(s.a);
+    s.act_b = acts_in(s.b);
     real *was_a = test_random(RANK * VOCAB, 5, 1), *was_b = test_random(OUT * RANK, 6, 1);
     struct lookup subject = { .dy = dy };
     subject.a = (struct embed_lookup){ .w = { table, DTYPE_REAL, VOCAB, OUT },
                                        .lora = &s,
                                        .ids = ids,
-                                       .y = y,
-                                       .dy = dy,
+                                       .y = acts_of(y),
+                                       .dy = acts_in(dy),
                                        .n_row = ROWS,
                                        .pad_id = PAD };
     embed_lookup_backward(&backend.be, &subject.a);
@@ -164,12 +168,14 @@ static void mask_of(const struct lora_module *module, const struct lora_dropout 
         one[i] = i / N == i % N ? 1 : 0;
         x[i] = 1;
     }
-    const struct lora_slot slot = { .module = module, .rank = N, .scale = 1, .a = one, .b = one };
+    const struct lora_slot slot = {
+        .module = module, .rank = N, .scale = 1, .act_a = acts_in(one), .act_b = acts_in(one)
+    };
     linear_forward(&backend.be, &(struct linear_args){ .w = { zeros, DTYPE_REAL, N, N },
                                                        .lora = &slot,
                                                        .dropout = dropout,
-                                                       .x = x,
-                                                       .y = y,
+                                                       .x = acts_in(x),
+                                                       .y = acts_of(y),
                                                        .n_row = N,
                                                        .first_token = first_token });
     for (int i = 0; i < N * N; i++)

@@ -212,7 +212,7 @@ static double step_seconds(const struct plan_wish *wish, const struct plan_shape
     return bytes->seconds * (double)wish->step_tokens / (double)shape->pass_tokens;
 }
 
-static bool try_shape(struct search *s, const struct plan_shape *shape, struct err *err)
+static bool try_shape(struct search *s, const struct plan_shape *shape, bool *fits, struct err *err)
 {
     /* Less than a hundredth is no difference: the first of its kind is the larger chunk. */
     const double margin = 0.99;
@@ -224,7 +224,8 @@ static bool try_shape(struct search *s, const struct plan_shape *shape, struct e
         s->smallest = *shape;
         s->smallest_bytes = bytes;
     }
-    if (bytes.total > s->wish->budget)
+    *fits = bytes.total <= s->wish->budget;
+    if (!*fits)
         return true;
     if (s->found && step_seconds(s->wish, shape, &bytes) >=
                         margin * step_seconds(s->wish, &s->best, &s->best_bytes))
@@ -235,18 +236,20 @@ static bool try_shape(struct search *s, const struct plan_shape *shape, struct e
     return true;
 }
 
-/* All chunk sizes of a pass, the largest first. */
+/* The largest chunk of a pass that fits: a smaller one is never faster, and walking a long pass in
+ * small chunks only to see that takes seconds. */
 static bool try_chunks(struct search *s, struct plan_shape shape, struct err *err)
 {
-    enum { SMALLEST_CHUNK = 32 };
-    const int64_t most = s->subject->be->remote ? PLAN_DEVICE_CHUNK_TOKENS : PLAN_CHUNK_TOKENS;
-    const int64_t asked = s->wish->chunk_tokens;
+    const bool remote = s->subject->be->remote;
+    const int64_t most = remote ? PLAN_DEVICE_CHUNK_TOKENS : PLAN_CHUNK_TOKENS;
+    const int64_t least = remote ? 256 : 32, asked = s->wish->chunk_tokens;
+    bool fits = false;
     shape.chunk_tokens = smaller(asked > 0 ? asked : most, shape.pass_tokens);
-    if (!try_shape(s, &shape, err))
+    if (!try_shape(s, &shape, &fits, err))
         return false;
-    while (asked == 0 && shape.chunk_tokens / 2 >= SMALLEST_CHUNK) {
+    while (!fits && asked == 0 && shape.chunk_tokens / 2 >= least) {
         shape.chunk_tokens /= 2;
-        if (!try_shape(s, &shape, err))
+        if (!try_shape(s, &shape, &fits, err))
             return false;
     }
     return true;

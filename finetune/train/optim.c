@@ -36,20 +36,32 @@ static double epsilon_of(const struct recipe *r)
     return fmax(r->adam_epsilon, REAL_IS_DOUBLE ? DBL_MIN : (double)FLT_MIN);
 }
 
+/* The neighbours from range i on that take the same rate: one call, of many small ones on a device.
+ */
+static int64_t same_rate_end(const struct lora_adapter *adapter, const struct recipe *r, int64_t i)
+{
+    const double rate = rate_of(r, adapter->ranges[i].group);
+    int64_t end = i + 1;
+    while (end < adapter->n_range && rate_of(r, adapter->ranges[end].group) == rate)
+        end++;
+    return end;
+}
+
 void optim_step(struct backend *be, struct lora_adapter *adapter, const struct recipe *recipe,
                 double factor, double grad_scale, int64_t count)
 {
     const bool separate = be->act != DTYPE_REAL; /* the GEMMs read rounded copies */
-    for (int64_t i = 0; i < adapter->n_range; i++) {
-        const struct lora_range *range = &adapter->ranges[i];
+    for (int64_t i = 0, end; i < adapter->n_range; i = end) {
+        end = same_rate_end(adapter, recipe, i);
+        const int64_t begin = adapter->ranges[i].begin;
         op_adamw(be, &(struct adamw_args){
-                         .p = adapter->master + range->begin,
-                         .p_act = separate ? act_at(be, adapter->act, range->begin) : NULL,
-                         .m = adapter->m + range->begin,
-                         .v = adapter->v + range->begin,
-                         .g = adapter->grads + range->begin,
-                         .n = range->end - range->begin,
-                         .lr = factor * rate_of(recipe, range->group),
+                         .p = adapter->master + begin,
+                         .p_act = separate ? act_at(be, adapter->act, begin) : NULL,
+                         .m = adapter->m + begin,
+                         .v = adapter->v + begin,
+                         .g = adapter->grads + begin,
+                         .n = adapter->ranges[end - 1].end - begin,
+                         .lr = factor * rate_of(recipe, adapter->ranges[i].group),
                          .beta1 = recipe->adam_beta1,
                          .beta2 = recipe->adam_beta2,
                          .eps = epsilon_of(recipe),

@@ -117,20 +117,46 @@ static struct plan_bytes measure_close(struct measure *t, const struct plan_subj
     return bytes;
 }
 
+/* Whether the experts of some layer have adapters of different ranks: then what a layer takes
+ * depends on which experts get the rows. */
+static bool experts_differ(const struct plan_subject *subject)
+{
+    int64_t rank[LORA_KIND_COUNT] = { 0 };
+    for (int64_t i = 0; subject->choices != NULL && i < subject->n_module; i++) {
+        const struct lora_module *module = &subject->modules[i];
+        const int64_t r = subject->choices[i].on ? subject->choices[i].r : 0;
+        if (module->expert == 0)
+            rank[module->kind] = r;
+        else if (module->expert > 0 && r != rank[module->kind])
+            return true;
+    }
+    return false;
+}
+
+/* Evaluation, and then a step of training: what training saves is scratch in an evaluation, which
+ * keeps nothing. */
+static void measure_passes(struct measure *t, const struct plan_subject *subject,
+                           const struct plan_shape *shape)
+{
+    t->plan.seconds = 0;
+    measure_pass(&t->m, subject, shape->pass_tokens, false);
+    if (subject->training) {
+        t->plan.seconds = 0;
+        measure_pass(&t->m, subject, shape->pass_tokens, true);
+    }
+    t->seconds = t->plan.seconds > t->seconds ? t->plan.seconds : t->seconds;
+}
+
 bool plan_measure(const struct plan_subject *subject, const struct plan_shape *shape,
                   struct plan_bytes *out, struct err *err)
 {
     struct measure t;
     const bool ok = measure_open(&t, subject, shape, err);
     if (ok) {
-        /* Evaluation keeps nothing, so what training saves is scratch there. */
-        measure_pass(&t.m, subject, shape->pass_tokens, false);
-        t.seconds = t.plan.seconds;
-        if (subject->training) {
-            t.plan.seconds = 0;
-            measure_pass(&t.m, subject, shape->pass_tokens, true);
-            t.seconds = t.plan.seconds;
-        }
+        measure_passes(&t, subject, shape);
+        const int64_t n_expert = experts_differ(subject) ? t.m.config->num_experts : 1;
+        for (t.plan.busy_expert = 1; t.plan.busy_expert < n_expert; t.plan.busy_expert++)
+            measure_passes(&t, subject, shape);
         if (subject->training && subject->choices != NULL)
             measure_optimizer(&t.plan.be, &t.adapter);
     }
@@ -155,8 +181,12 @@ bool plan_measure_generation(const struct plan_subject *subject, int64_t chunk_t
     const struct plan_shape shape = { .pass_tokens = chunk_tokens, .chunk_tokens = chunk_tokens };
     /* A whole chunk, and the single tokens that follow: their ops may cut their work in another
      * way. */
-    const bool ok = measure_open(&t, subject, &shape, err) && measure_feed(&t, chunk_tokens, err) &&
-                    measure_feed(&t, 1, err);
+    bool ok = measure_open(&t, subject, &shape, err);
+    const int64_t n_expert = ok && experts_differ(subject) ? t.m.config->num_experts : 1;
+    for (int64_t e = 0; ok && e < n_expert; e++) {
+        t.plan.busy_expert = e;
+        ok = measure_feed(&t, chunk_tokens, err) && measure_feed(&t, 1, err);
+    }
     *out = measure_close(&t, subject);
     return ok;
 }

@@ -1,5 +1,5 @@
 /* Element types in device code: storage T (float or bfloat16) to float and back, rows of 16 bytes,
- * sums over a warp and a block in fixed order.
+ * sums over lanes in fixed order.
  *
  *     float v[VECTOR<T>];
  *     load_vector(x + i, v);         x + i aligned to 16 bytes
@@ -87,21 +87,6 @@ template <int WIDTH> __device__ __forceinline__ float lanes_max(float v)
 {
     for (int offset = WIDTH / 2; offset > 0; offset /= 2)
         v = fmaxf(v, __shfl_xor_sync(FULL_WARP, v, offset, WIDTH));
-    return v;
-}
-
-/* The sum over the block, in each thread. */
-template <int N_THREAD> __device__ __forceinline__ float block_sum(float v)
-{
-    constexpr int N_WARP = N_THREAD / 32;
-    SHARED_ARRAY(float, partial, [N_WARP]);
-    const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
-    v = lanes_sum<32>(v);
-    if (lane == 0)
-        partial[warp] = v;
-    __syncthreads();
-    v = lanes_sum<32>(lane < N_WARP ? partial[lane] : 0.0f);
-    __syncthreads(); /* the next call writes partial again */
     return v;
 }
 

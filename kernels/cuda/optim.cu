@@ -170,5 +170,5 @@ extern "C" void cuda_sum_squares(struct backend *be, const struct sum_squares_ar
     launch_parts<true>(be, "sum_squares", a->x, a->n, sum + 1);
     launch_sum(be, "sum_squares", sum + 1, a->n, 1, false, sum);
     if (!cuda_read_back(be, "sum_squares", sum, a->sum, sizeof *sum))
-        *a->sum = NAN; /* no step on a norm that was not computed */
+        *a->sum = double(NAN); /* no step on a norm that was not computed */
 }

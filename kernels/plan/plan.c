@@ -7,10 +7,13 @@ static struct plan_backend *plan_of(struct backend *be)
 
 /* The bound: a token's choices differ, so top_k experts may have all rows, and no more than that.
  */
-static void answer_route_counts(const struct route_counts_args *a)
+static void answer_route_counts(const struct plan_backend *plan, const struct route_counts_args *a)
 {
-    for (int64_t e = 0; e <= a->n_expert; e++)
-        a->host[e] = (e < a->top_k ? e : a->top_k) * a->n_tok;
+    const int64_t last = a->n_expert - a->top_k;
+    const int64_t first = plan->busy_expert < last ? plan->busy_expert : last;
+    a->host[0] = 0;
+    for (int64_t e = 0; e < a->n_expert; e++)
+        a->host[e + 1] = a->host[e] + (e >= first && e < first + a->top_k ? a->n_tok : 0);
 }
 
 static void answer_sum_squares(const struct sum_squares_args *a)
@@ -19,10 +22,10 @@ static void answer_sum_squares(const struct sum_squares_args *a)
 }
 
 /* What an op hands to the host has to be answered; nothing else is touched. */
-static void answer(enum op_id op, const void *a)
+static void answer(const struct plan_backend *plan, enum op_id op, const void *a)
 {
     if (op == OP_route_counts)
-        answer_route_counts(a);
+        answer_route_counts(plan, a);
     else if (op == OP_sum_squares)
         answer_sum_squares(a);
 }
@@ -33,7 +36,7 @@ static void answer(enum op_id op, const void *a)
         struct plan_backend *plan = plan_of(be);                                                   \
         (void)scratch;                                                                             \
         plan->seconds += op_seconds(op_cost_##name(be, a), plan->rates);                           \
-        answer(OP_##name, a);                                                                      \
+        answer(plan, OP_##name, a);                                                                \
     }
 OPS(PLAN_RUN)
 
@@ -50,4 +53,5 @@ void plan_backend_init(struct plan_backend *plan, const struct backend *stands_f
     plan->be.scratch = scratch;
     plan->rates = op_rates_of(stands_for);
     plan->seconds = 0;
+    plan->busy_expert = 0;
 }

@@ -11,6 +11,7 @@
 struct plan_backend {
     struct backend be; /* first: ops find their plan_backend by it */
     struct ops table;
+    int64_t busy_expert; /* the first of the top_k experts that get all rows */
     struct op_rates rates;
     double seconds; /* what the ops so far would take, roughly (kernels/plan/cost.h) */
 };

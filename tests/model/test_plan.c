@@ -361,6 +361,33 @@ static void tokens_that_choose_differently_take_less_than_the_plan(void **state)
     tiny_scratch_remove(wide);
 }
 
+/* The bound is then of whichever expert takes most, not of the first. */
+static void experts_of_different_ranks_are_planned_for(void **state)
+{
+    (void)state;
+    static char key[] = "experts\\.3\\.[a-z_]*";
+    struct lora_pattern ranks[] = { { key, 64 } };
+    const struct lora_config lora = {
+        .r = 2, .alpha = 4, .all_linear = true, .rank_pattern = ranks, .n_rank_pattern = 1
+    };
+    const struct setting s = { .shape = { PASS_TOKENS, PASS_TOKENS, RECOMPUTE_LAYER, 0 },
+                               .training = true,
+                               .dropout = true,
+                               .threads = 1 };
+    const struct engine_options options = { .base_model = "tests/fixtures/models/moe_gqa_untied",
+                                            .compute = { .device = COMPUTE_CPU, .threads = 1 } };
+    struct err err = { 0 };
+    struct engine e = { 0 };
+    REQUIRE(engine_open(&e, &options, &err));
+    REQUIRE(engine_choose(&e, &lora, &err));
+    const struct plan_bytes plan = plan_of(&e, &s);
+    allocate(&e, &s, plan);
+    fill(&e.stream, PASS_TOKENS, weights_config(e.weights)->vocab_size, 1);
+    run(&e, &s);
+    expect_peaks("moe_gqa_untied with one rank apart", &s, &e, &plan, false);
+    engine_close(&e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -368,6 +395,7 @@ int main(void)
         cmocka_unit_test(an_adapter_high_up_takes_the_plan_to_the_byte),
         cmocka_unit_test(ordinary_data_never_takes_more_than_the_plan),
         cmocka_unit_test(tokens_that_choose_differently_take_less_than_the_plan),
+        cmocka_unit_test(experts_of_different_ranks_are_planned_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

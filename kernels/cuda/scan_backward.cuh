@@ -1,4 +1,12 @@
-/* BACKWARD HEADER */
+/* The scan backward, by tiles from the last:
+ *
+ *   dy_t = dout_t silu(z_t)                 dz_t = dout_t y_t s (1 + z (1 - s)),  s = sigmoid(z_t)
+ *   g_t = c_t dy_t + decay_{t+1} g_{t+1}    (0 across a document's start)
+ *   du_t = d dy_t + delta_t sum_n g_t b_t   ddelta_t = sum_n g_t (b_t u_t + a decay_t h_{t-1})
+ *   db_t = sum_channels g_t delta_t u_t     dc_t = sum_channels dy_t h_t
+ *
+ * db and dc are summed in three fixed levels: the four channels of a quad of lanes by the tensor
+ * cores, a block's quads in shared memory, the blocks by scan_sum_kernel. */
 #ifndef KERNELS_CUDA_SCAN_BACKWARD_CUH
 #define KERNELS_CUDA_SCAN_BACKWARD_CUH
 
@@ -65,7 +73,7 @@ __host__ __device__ constexpr int step_row(int split)
 }
 
 struct backward_layout {
-    int raw, bc, steps, parts, starts, totals, states, bytes;
+    int raw, bc, steps, parts, starts, totals, parked, bytes;
 };
 
 template <typename T, int SPLIT, bool MANY>
@@ -78,8 +86,8 @@ __host__ __device__ inline struct backward_layout backward_layout_of(int n_chann
     l.parts = l.steps + n_channel * step_row(SPLIT) * 4;
     l.starts = l.parts + n_channel / 4 * TILE * BC_ROW * 4;
     l.totals = l.starts + 2 * STATES * n_channel * 4;
-    l.states = l.totals + (MANY ? 3 * TILE * n_channel * 4 : 0);
-    l.bytes = l.states + (MANY ? n_round * STATES * n_channel * 4 : 0);
+    l.parked = l.totals + (MANY ? 3 * TILE * n_channel * 4 : 0);
+    l.bytes = l.parked + (MANY ? n_round * STATES * n_channel * 4 : 0);
     return l;
 }
 
@@ -172,7 +180,7 @@ template <typename T, int SPLIT> struct backward_lane : lane_place<SPLIT> {
                                             bool last_round)
     {
         separate_paths<RESET>();
-        float sum[N_QUAD][4] = {}, y[ITEMS], along_b[ITEMS], along_a[ITEMS];
+        float sum[N_QUAD][4] = {}, y[ITEMS] = {}, along_b[ITEMS] = {}, along_a[ITEMS] = {};
         struct part_sums<SPLIT> sum_y, sum_b, sum_a;
 #pragma unroll
         for (int four = row + GROUP - 4; four >= row; four -= 4) {
@@ -323,6 +331,17 @@ __device__ __forceinline__ void flush_parts(const float *parts, float *to, int n
     }
 }
 
+/* Columns that no channel fills are zeros in every row, for good: their lanes are summed with the
+ * others. */
+template <typename T>
+__device__ __forceinline__ void clear_tail(T *tiles, int n_tile, int width, int n_channel)
+{
+    for (int r = int(threadIdx.x); r < n_tile * TILE && width < n_channel; r += int(blockDim.x)) {
+        for (int c = width; c < n_channel; c++)
+            tiles[r * tile_of<T>::STRIDE + c] = from_float<T>(0.0f);
+    }
+}
+
 /* A block walks the tiles from the last to the first with n_channel channels. Two buffers of u, dt,
  * z and dy: the tile in work and the next one, or the last one's gradients on their way out. */
 template <typename T, int SPLIT, bool MANY>
@@ -335,7 +354,7 @@ __global__ void __launch_bounds__(SPLIT == 8 ? 320 : 128, SPLIT == 8 ? 1 : 2)
     float *bc = reinterpret_cast<float *>(shared + l.bc);
     float *parts = reinterpret_cast<float *>(shared + l.parts);
     float *starts = reinterpret_cast<float *>(shared + l.starts);
-    float *parked = reinterpret_cast<float *>(shared + l.states);
+    float *parked = reinterpret_cast<float *>(shared + l.parked);
 
     typedef block_channels<T, SPLIT> channels;
     backward_lane<T, SPLIT> lane(int(threadIdx.x));

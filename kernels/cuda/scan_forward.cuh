@@ -1,4 +1,11 @@
-/* FORWARD HEADER */
+/* The scan forward: h = decay h + delta u b, y = (c h + d u) silu(z).
+ *
+ * Lanes walk a group of 8 tokens from shared memory: a float4 of b and c a token, delta and delta u
+ * of 4 tokens at a time. Each has a share of every token's sum over states; three (or two)
+ * exchanges leave it the sums of its own items (lane_place), which it gates. Meanwhile it computes
+ * the step sizes of its items of the next group: once per token and channel, not per state. A group
+ * in which a document begins takes a path of its own, where states are set to 0 (not multiplied by
+ * it: NaN stays behind); the other path knows nothing of documents. */
 #ifndef KERNELS_CUDA_SCAN_FORWARD_CUH
 #define KERNELS_CUDA_SCAN_FORWARD_CUH
 
@@ -9,7 +16,7 @@ namespace
 
 /* Bytes from the start of shared memory. */
 struct forward_layout {
-    int raw, bc, steps, totals, states, bytes;
+    int raw, bc, steps, totals, parked, bytes;
 };
 
 template <typename T, int SPLIT, bool MANY>
@@ -20,8 +27,8 @@ __host__ __device__ inline struct forward_layout forward_layout_of(int n_channel
     l.bc = l.raw + (MANY ? 0 : 2 * 2 * TILE * STATES * int(sizeof(T)));
     l.steps = l.bc + (MANY ? 1 : 2) * TILE * BC_ROW * 4;
     l.totals = l.steps + n_channel * 2 * (2 * GROUP + SPLIT) * 4;
-    l.states = l.totals + (MANY ? TILE * n_channel * 4 : 0);
-    l.bytes = l.states + (MANY ? n_round * STATES * n_channel * 4 : 0);
+    l.parked = l.totals + (MANY ? TILE * n_channel * 4 : 0);
+    l.bytes = l.parked + (MANY ? n_round * STATES * n_channel * 4 : 0);
     return l;
 }
 
@@ -79,7 +86,7 @@ template <typename T, int SPLIT> struct forward_lane : lane_place<SPLIT> {
     __device__ __forceinline__ void group(const struct forward_group<T> &g)
     {
         separate_paths<RESET>();
-        float delta[GROUP], du[GROUP], v[GROUP], now[ITEMS], y[ITEMS];
+        float delta[GROUP], du[GROUP], v[GROUP], now[ITEMS], y[ITEMS] = {};
         load_floats(steps + turn * P::PER_WARP * STEPS, delta);
         load_floats(steps + turn * P::PER_WARP * STEPS + GROUP, du);
 #pragma unroll
@@ -142,7 +149,7 @@ __global__ void __launch_bounds__(SPLIT == 8 ? 320 : 128, SPLIT == 8 ? 1 : 2)
     T *raw = reinterpret_cast<T *>(shared + l.raw);
     float *bc = reinterpret_cast<float *>(shared + l.bc);
     float *totals = reinterpret_cast<float *>(shared + l.totals);
-    float *parked = reinterpret_cast<float *>(shared + l.states);
+    float *parked = reinterpret_cast<float *>(shared + l.parked);
 
     typedef block_channels<T, SPLIT> channels;
     constexpr int SIZE = tile_of<T>::SIZE, STRIDE = tile_of<T>::STRIDE;
@@ -169,7 +176,6 @@ __global__ void __launch_bounds__(SPLIT == 8 ? 320 : 128, SPLIT == 8 ? 1 : 2)
         });
     };
 
-    clear_tail(now, 3 * 3, block.width, s.n_channel);
     load_tile(now, 0);
     load_tile(ahead, 1);
     for (int round = 0; round < n_round; round++) {

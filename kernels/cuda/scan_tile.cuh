@@ -1,4 +1,5 @@
-/* TILE HEADER */
+/* What the scan's two directions share: arithmetic, the lanes' places, tiles in shared memory and
+ * their way there and back. */
 #ifndef KERNELS_CUDA_SCAN_TILE_CUH
 #define KERNELS_CUDA_SCAN_TILE_CUH
 
@@ -20,7 +21,7 @@ constexpr float LN2 = 0.693147181f;
 template <typename T> struct scan {
     const T *u, *dt, *z, *b, *c, *dy;
     T *y, *du, *ddt, *dz;
-    const float *a, *d, *dt_bias, *h_in, *dh_out, *start_states;
+    const float *a, *d, *dt_bias, *h_in, *dh_out;
     float *h_out, *tile_states, *dh_in;
     float *parts; /* (blocks, state blocks, n_tok, BC_ROW): db and dc of each block's channels */
     const int32_t *pos;
@@ -33,11 +34,10 @@ template <typename T> struct scan {
 
 /* ---- arithmetic ---- */
 
-/* 2^x in one instruction: relative error below 2^-22 (PTX ISA), exact at 0, so that decays near 1
- * keep their distance from 1 to 2^-22 absolute, four roundings of a float; below 2^-126 it is 0.
- * What a state forgets is lost after 1 / (1 - decay) tokens, so that the error of a state stays
- * 2^-22 / (1 - decay) at most: 2e-4 where a state remembers a thousand tokens (delta a = -1e-3, the
- * least of Mamba's initialisation), 1e-5 in the mean. */
+/* 2^x in one instruction, relative error below 2^-22 (PTX ISA) and 1 at 0; below 2^-126 it is 0.
+ * For a decay near 1 that is four roundings of a float, on top of its own: a state that remembers m
+ * tokens is off by m 2^-22 at most, 2e-4 at the thousand tokens of Mamba's slowest initial decay.
+ * (A decay in bfloat16 would be 1 there, and remember all.) */
 __device__ __forceinline__ float exp2_fast(float x)
 {
 #ifdef __CUDA_ARCH__
@@ -68,7 +68,7 @@ __device__ __forceinline__ float sigmoid_fast(float x)
 }
 
 /* log(1 + e^x) = max(x, 0) + log(1 + e), e = e^-|x|, with log(1 + e) = 2 atanh(s), s = e / (2 + e)
- * <= 1/3, as its series to s^13: 2e-8 of the sum is cut off, and small results (very negative x)
+ * <= 1/3, as its series to s^13: 1.4e-8 of it is cut off, and small results (very negative x)
  * keep their digits. Past 20 the second term is below half an ulp of x: the threshold of 20 that
  * the reference has is the same function. */
 __device__ __forceinline__ float softplus_fast(float x)
@@ -167,7 +167,7 @@ template <int SPLIT> struct part_sums {
 /* Elements from row to row: room for the most channels a block has (scan_cut), in an odd number of
  * 16-byte pieces, so that the rows of a group lie in different banks. */
 template <typename T> struct tile_of {
-    static constexpr int STRIDE = sizeof(T) == 2 ? 40 : 36;
+    static constexpr int STRIDE = sizeof(T) == 2 ? 40 : 28;
     static constexpr int SIZE = TILE * STRIDE;
 };
 
@@ -187,16 +187,6 @@ template <typename T> __device__ __forceinline__ void store_piece(bool whole, T 
         *reinterpret_cast<uint4 *>(y) = *reinterpret_cast<const uint4 *>(from);
     else
         *y = *from;
-}
-
-/* Columns that no channel fills are zeros in every row, for good. */
-template <typename T>
-__device__ __forceinline__ void clear_tail(T *tiles, int n_tile, int width, int n_channel)
-{
-    for (int r = int(threadIdx.x); r < n_tile * TILE && width < n_channel; r += int(blockDim.x)) {
-        for (int c = width; c < n_channel; c++)
-            tiles[r * tile_of<T>::STRIDE + c] = from_float<T>(0.0f);
-    }
 }
 
 /* Where part p's states of b (and c) lie in a token's BC_ROW floats: side by side when both make

@@ -18,8 +18,8 @@ enum { AUX_TILE = 64 };
 /* Elements of which one block makes a part of a sum in double (optim.cu). */
 enum { SUM_BLOCK = 16384 };
 
-/* Selective scan (scan.cu): the states of a channel that are walked together, the most channels of a
- * block, and the tokens (fewer when a channel has more states) whose parts of db and dc are in
+/* Selective scan (scan.cu): the states of a channel that are walked together, the most channels of
+ * a block, and the tokens (fewer when a channel has more states) whose parts of db and dc are in
  * scratch at a time. */
 enum { SCAN_STATES = 16, SCAN_MAX_CHANNELS = 40, SCAN_RANGE = 2048 };
 
@@ -36,7 +36,8 @@ struct scan_cut {
 static inline struct scan_cut scan_cut_of(int64_t d_inner, int64_t d_state, bool bf16)
 {
     struct scan_cut cut;
-    cut.n_wave = d_inner <= 128 * SCAN_MAX_CHANNELS && bf16 ? 1 : (d_inner + 4095) / 4096;
+    const int64_t wave = 128 * (bf16 ? 32 : 24);
+    cut.n_wave = bf16 && d_inner <= 128 * SCAN_MAX_CHANNELS ? 1 : (d_inner + wave - 1) / wave;
     cut.n_channel = (d_inner + 1024 * cut.n_wave - 1) / (1024 * cut.n_wave) * 8;
     if (d_state != SCAN_STATES)
         cut.n_channel = 16;

@@ -62,27 +62,11 @@ static const struct act *branch_input(struct backend *be, const struct linear_ar
     return x;
 }
 
-void linear_forward(struct backend *be, const struct linear_args *a)
+/* y = scale t B^T: before the frozen product, which adds to it, so that the small product is the
+ * one whose rounding counts twice and the large one, bound by arithmetic, reads y on the side. */
+static void branch_forward(struct backend *be, const struct linear_args *a)
 {
-    const int64_t in = a->w.cols, out = a->w.rows, ldy = or_dense(a->ldy, out);
-    op_gemm(be, &(struct gemm_args){ .m = a->n_row,
-                                     .n = out,
-                                     .k = in,
-                                     .a = a->x,
-                                     .lda = or_dense(a->ldx, in),
-                                     .b = a->w.data,
-                                     .ldb = in,
-                                     .b_dtype = a->w.dtype,
-                                     .trans_b = true,
-                                     .c = a->y,
-                                     .ldc = ldy,
-                                     .alpha = 1 });
-    if (a->bias != NULL)
-        op_add_bias(be,
-                    &(struct add_bias_args){
-                        .y = a->y, .bias = a->bias, .n_row = a->n_row, .dim = out, .ldy = ldy });
-    if (a->lora == NULL)
-        return;
+    const int64_t out = a->w.rows;
     const size_t mark = arena_mark(be->scratch);
     int64_t ld = 0;
     struct act *t = NULL;
@@ -97,10 +81,33 @@ void linear_forward(struct backend *be, const struct linear_args *a)
                                      .b_dtype = be->act,
                                      .trans_b = true,
                                      .c = a->y,
-                                     .ldc = ldy,
-                                     .alpha = a->lora->scale,
-                                     .beta = 1 });
+                                     .ldc = or_dense(a->ldy, out),
+                                     .alpha = a->lora->scale });
     arena_rewind(be->scratch, mark);
+}
+
+void linear_forward(struct backend *be, const struct linear_args *a)
+{
+    const int64_t in = a->w.cols, out = a->w.rows, ldy = or_dense(a->ldy, out);
+    if (a->lora != NULL)
+        branch_forward(be, a);
+    op_gemm(be, &(struct gemm_args){ .m = a->n_row,
+                                     .n = out,
+                                     .k = in,
+                                     .a = a->x,
+                                     .lda = or_dense(a->ldx, in),
+                                     .b = a->w.data,
+                                     .ldb = in,
+                                     .b_dtype = a->w.dtype,
+                                     .trans_b = true,
+                                     .c = a->y,
+                                     .ldc = ldy,
+                                     .alpha = 1,
+                                     .beta = a->lora != NULL ? 1 : 0 });
+    if (a->bias != NULL)
+        op_add_bias(be,
+                    &(struct add_bias_args){
+                        .y = a->y, .bias = a->bias, .n_row = a->n_row, .dim = out, .ldy = ldy });
 }
 
 /* dx += dt A, through the mask when there is one. */

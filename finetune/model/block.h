@@ -38,7 +38,8 @@ struct block {
     int64_t n_doc;            /* documents that the chunk touches */
     int64_t longest;          /* none of them is longer */
     const struct router_sums *router; /* NULL: no load-balancing loss */
-    int64_t *counts;                  /* (n_expert + 1): host memory for the experts' rows */
+    bool states; /* the scan's states at its tiles are wanted: a backward follows from this keep */
+    int64_t *counts; /* (n_expert + 1): host memory for the experts' rows */
 };
 
 /* The linear of module index `module` over the chunk's rows, its pointers still to be set. */

@@ -195,9 +195,10 @@ static void forward_chunk(const struct walk *w, const struct layer_store *store,
                           int64_t chunk)
 {
     struct jamba *m = w->m;
-    const struct block b = block_at(w, layer, chunk);
+    struct block b = block_at(w, layer, chunk);
     const size_t mark = arena_mark(m->be->scratch);
     const bool needed = layer >= w->lowest;
+    b.states = needed && keeps_rest(w);
     struct block_keep *k = keep_of(w, layer, chunk);
     layer_keep_gemm(&b, k, needed && keeps_gemm(w) ? m->saved : m->be->scratch);
     layer_keep_rest(&b, k, needed && keeps_rest(w) ? m->saved : m->be->scratch);
@@ -211,10 +212,11 @@ static void backward_chunk(const struct walk *w, const struct layer_store *store
                            int64_t chunk, const struct layer_dedge *dedge)
 {
     struct jamba *m = w->m;
-    const struct block b = block_at(w, layer, chunk);
+    struct block b = block_at(w, layer, chunk);
     const size_t mark = arena_mark(m->be->scratch);
     struct block_keep *k = keep_of(w, layer, chunk);
     const struct layer_edge edge = edge_of(w, store, chunk);
+    b.states = true;
     const struct act *x = input_row(w, layer, b.t0);
     if (!keeps_gemm(w))
         layer_keep_gemm(&b, k, m->be->scratch);

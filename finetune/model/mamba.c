@@ -36,7 +36,9 @@ void mamba_keep_rest(const struct block *b, struct mamba_keep *k, struct arena *
     k->c = arena_acts(b->be, arena, n * d.d_state);
     k->dt = arena_acts(b->be, arena, n * d.d_inner);
     k->y = arena_acts(b->be, arena, n * d.d_inner);
-    k->tiles = arena_reals(arena, (n + SCAN_TILE - 1) / SCAN_TILE * d.d_state * d.d_inner);
+    k->tiles = b->states
+                   ? arena_reals(arena, (n + SCAN_TILE - 1) / SCAN_TILE * d.d_state * d.d_inner)
+                   : NULL;
 }
 
 static struct linear_args linear(const struct block *b, struct weight w, int64_t which)

@@ -16,7 +16,8 @@ struct mamba_keep {
     struct act *b, *c;
     struct act *dt; /* (n, d_inner): W_dt dt_low */
     struct act *y;  /* (n, d_inner): gated scan output */
-    real *tiles;    /* (ceil(n / SCAN_TILE), d_state, d_inner): states the backward replays from */
+    real *tiles; /* (ceil(n / SCAN_TILE), d_state, d_inner): states the backward replays from; NULL
+                    without b->states */
 };
 
 /* The state at a chunk's edges. Out may be in (generation). */

@@ -138,13 +138,18 @@ static bool experts_differ(const struct plan_subject *subject)
 static void measure_passes(struct measure *t, const struct plan_subject *subject,
                            const struct plan_shape *shape)
 {
-    t->plan.seconds = 0;
     measure_pass(&t->m, subject, shape->pass_tokens, false);
-    if (subject->training) {
-        t->plan.seconds = 0;
+    if (subject->training)
         measure_pass(&t->m, subject, shape->pass_tokens, true);
-    }
-    t->seconds = t->plan.seconds > t->seconds ? t->plan.seconds : t->seconds;
+}
+
+static void measure_seconds(struct measure *t, const struct plan_subject *subject,
+                            const struct plan_shape *shape)
+{
+    t->plan.spread = true;
+    t->plan.seconds = 0;
+    measure_pass(&t->m, subject, shape->pass_tokens, subject->training);
+    t->seconds = t->plan.seconds;
 }
 
 bool plan_measure(const struct plan_subject *subject, const struct plan_shape *shape,
@@ -157,6 +162,7 @@ bool plan_measure(const struct plan_subject *subject, const struct plan_shape *s
         const int64_t n_expert = experts_differ(subject) ? t.m.config->num_experts : 1;
         for (t.plan.busy_expert = 1; t.plan.busy_expert < n_expert; t.plan.busy_expert++)
             measure_passes(&t, subject, shape);
+        measure_seconds(&t, subject, shape);
         if (subject->training && subject->choices != NULL)
             measure_optimizer(&t.plan.be, &t.adapter);
     }

@@ -168,6 +168,13 @@ void trainer_warnings(const struct trainer *t, struct text *out)
 
 /* ---- files ---- */
 
+/* A failure of the device makes all that follows worthless: nothing more is written. */
+static bool check_device(const struct trainer *t, struct err *err)
+{
+    const struct err *e = &t->engine.be.err;
+    return e->code == ERR_NONE || err_set(err, e->code, "%s", e->text);
+}
+
 /* An update of a finite gradient can still overflow (a rate without measure): such an adapter is no
  * adapter. */
 static bool check_finite(struct trainer *t, struct err *err)
@@ -176,18 +183,13 @@ static bool check_finite(struct trainer *t, struct err *err)
     op_sum_squares(&t->engine.be, &(struct sum_squares_args){ .x = t->engine.adapter.master,
                                                               .sum = &sum,
                                                               .n = t->engine.adapter.n_param });
+    if (!check_device(t, err)) /* then the sum says nothing */
+        return false;
     return isfinite(sum) ||
            err_set(err, ERR_NUMERICS,
                    "the adapter holds values that are not finite after step %" PRId64
                    " and is not written; lower learning_rate",
                    t->step);
-}
-
-/* A failure of the device makes all that follows worthless: nothing more is written. */
-static bool check_device(const struct trainer *t, struct err *err)
-{
-    const struct err *e = &t->engine.be.err;
-    return e->code == ERR_NONE || err_set(err, e->code, "%s", e->text);
 }
 
 /* The adapter and the recipe that made it, into dir. */

@@ -13,7 +13,9 @@ static void answer_route_counts(const struct plan_backend *plan, const struct ro
     const int64_t first = plan->busy_expert < last ? plan->busy_expert : last;
     a->host[0] = 0;
     for (int64_t e = 0; e < a->n_expert; e++)
-        a->host[e + 1] = a->host[e] + (e >= first && e < first + a->top_k ? a->n_tok : 0);
+        a->host[e + 1] = plan->spread
+                             ? (e + 1) * a->n_tok * a->top_k / a->n_expert
+                             : a->host[e] + (e >= first && e < first + a->top_k ? a->n_tok : 0);
 }
 
 static void answer_sum_squares(const struct sum_squares_args *a)
@@ -54,4 +56,5 @@ void plan_backend_init(struct plan_backend *plan, const struct backend *stands_f
     plan->rates = op_rates_of(stands_for);
     plan->seconds = 0;
     plan->busy_expert = 0;
+    plan->spread = false;
 }

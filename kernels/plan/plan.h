@@ -12,6 +12,7 @@ struct plan_backend {
     struct backend be; /* first: ops find their plan_backend by it */
     struct ops table;
     int64_t busy_expert; /* the first of the top_k experts that get all rows */
+    bool spread;         /* or all experts share them: for seconds, which bounds would flatter */
     struct op_rates rates;
     double seconds; /* what the ops so far would take, roughly (kernels/plan/cost.h) */
 };

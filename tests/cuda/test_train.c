@@ -41,7 +41,7 @@ static void the_loss_curve_follows_f32_on_the_cpu(void **state)
         skip();
     char *folder = runs_make("dense_mqa_tied");
     const char *const more[] = {
-        "max_steps=50", "learning_rate=0.01",
+        "max_steps=50", "learning_rate=0.005",
         "lora_target_modules=[in_proj, out_proj, down_proj, embed_tokens, lm_head]",
         "base_model=random:tests/fixtures/models/dense_mqa_tied/config.json"
     };

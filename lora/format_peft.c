@@ -38,8 +38,8 @@ static bool set(json_t *object, const char *key, json_t *value)
 static bool fill(json_t *o, const struct peft_view *view, const struct peft_model_facts *facts)
 {
     const struct lora_config *config = view->config;
-    /* PEFT's fused experts refuse dropout even where it has no effect. */
-    const double dropout = peft_has_fused_experts(view) ? 0 : config->dropout;
+    /* PEFT refuses dropout on parameters even where it has no effect. */
+    const double dropout = peft_has_parameters(view) ? 0 : config->dropout;
     for (size_t i = 0; i < sizeof null_keys / sizeof *null_keys; i++) {
         if (!set(o, null_keys[i], json_null()))
             return false;
@@ -79,9 +79,11 @@ char *peft_config_text(const struct lora_module *modules, int64_t n,
                        const struct lora_choice *choices, const struct lora_config *config,
                        const struct peft_model_facts *facts)
 {
-    const struct peft_view view = {
-        .modules = modules, .n = n, .choices = choices, .config = config
-    };
+    const struct peft_view view = { .modules = modules,
+                                    .n = n,
+                                    .choices = choices,
+                                    .config = config,
+                                    .router_parameter = facts->router_parameter };
     json_t *object = json_object();
     char *text = object != NULL && fill(object, &view, facts) ? dump(object) : NULL;
     json_decref(object);
@@ -224,103 +226,36 @@ bool peft_write(const char *dir, const struct lora_adapter *adapter,
 
 /* ---- warnings ---- */
 
-static bool any_of(const struct peft_view *view, enum lora_kind kind)
+struct peft_traits peft_written_traits(const struct lora_module *modules, int64_t n,
+                                       const struct lora_choice *choices,
+                                       const struct lora_config *config)
 {
-    for (int64_t i = 0; i < view->n; i++) {
-        if (view->choices[i].on && view->modules[i].kind == kind)
-            return true;
-    }
-    return false;
-}
-
-static bool scales_differ(const struct peft_view *view)
-{
-    for (int64_t i = 0; i < view->n; i++) {
-        const struct lora_choice *c = &view->choices[i];
-        if (c->on && c->scale != lora_scale(view->config, view->config->r, view->config->alpha))
-            return true;
-    }
-    return false;
-}
-
-/* Layers whose experts' adapters have some property, as text: "1, 3, 5". */
-struct layers {
-    struct text not_fused, not_whole;
-    bool any;
-};
-
-static void note_layer(struct text *list, int64_t layer)
-{
-    text_printf(list, "%s%" PRId64, list->len > 0 ? ", " : "", layer);
-}
-
-static void find_layers(const struct peft_view *view, struct layers *out)
-{
-    for (int64_t at = 0; at < view->n;) {
-        if (view->modules[at].expert < 0) {
-            at++;
-            continue;
-        }
-        const struct peft_experts e = peft_layer_experts(view, &at);
-        out->any |= e.any;
-        if (e.any && !e.fused)
-            note_layer(&out->not_fused, e.layer);
-        if (e.any && !e.whole)
-            note_layer(&out->not_whole, e.layer);
-    }
-}
-
-static void warn_about_experts(const struct peft_view *view, struct text *out)
-{
-    struct layers l = { 0 };
-    find_layers(view, &l);
-    if (l.any && view->config->use_rslora)
-        text_puts(
-            out,
-            "experts with rsLoRA: transformers 5 drops the experts' adapters silently, and vLLM "
-            "scales them by alpha / r; transformers 4 honours them\n");
-    else if (l.not_fused.len > 0)
-        text_printf(out,
-                    "experts of layer %s: transformers 5 cannot load this adapter, because it "
-                    "needs gate_proj "
-                    "and up_proj of all experts of a layer with one rank and alpha, and down_proj "
-                    "of all or "
-                    "none; transformers 4 honours it\n",
-                    l.not_fused.data);
-    if (l.not_whole.len > 0)
-        text_printf(out,
-                    "experts of layer %s: vLLM refuses an adapter on some of a layer's experts or "
-                    "on some of "
-                    "gate_proj, up_proj and down_proj\n",
-                    l.not_whole.data);
-    text_free(&l.not_fused);
-    text_free(&l.not_whole);
+    const struct peft_view view = {
+        .modules = modules, .n = n, .choices = choices, .config = config
+    };
+    const bool fused = peft_has_fused_experts(&view);
+    return (struct peft_traits){ .fused_entries = fused, .dropout = fused ? 0 : config->dropout };
 }
 
 void peft_warnings(const struct lora_module *modules, int64_t n, const struct lora_choice *choices,
                    const struct lora_config *config, const struct peft_model_facts *facts,
                    struct text *out)
 {
-    const struct peft_view view = {
-        .modules = modules, .n = n, .choices = choices, .config = config
-    };
-    if (any_of(&view, LORA_ROUTER))
-        text_puts(out, "router: transformers 5 refuses to load an adapter with a router target; "
-                       "transformers 4 "
-                       "and vLLM honour it\n");
-    if (any_of(&view, LORA_DT_PROJ))
-        text_puts(out, "dt_proj: transformers from 5.15 on ignores an adapter on dt_proj silently; "
-                       "transformers 4 and vLLM honour it\n");
-    warn_about_experts(&view, out);
-    if (scales_differ(&view))
-        text_puts(out, "ranks or alphas that differ between modules: vLLM ignores rank_pattern and "
-                       "alpha_pattern and scales every module by lora_alpha and r\n");
-    if (facts->tied && any_of(&view, LORA_EMBED_TOKENS))
-        text_puts(out, "embed_tokens of a tied model: the head keeps the base's matrix and is not "
-                       "adapted with "
-                       "it; llama.cpp cannot load this adapter\n");
-    if (facts->tied && any_of(&view, LORA_LM_HEAD))
-        text_puts(out, "lm_head of a tied model: the embedding keeps the base's matrix and is not "
-                       "adapted with "
-                       "it; llama.cpp cannot load this adapter\n");
+    const struct peft_traits traits = peft_written_traits(modules, n, choices, config);
+    const struct lora_subject subject = { .modules = modules,
+                                          .n_module = n,
+                                          .choices = choices,
+                                          .config = config,
+                                          .traits = &traits,
+                                          .tied = facts->tied };
+    struct lora_report report;
+    if (!lora_judge(&subject, &report, NULL)) {
+        out->failed = true;
+        return;
+    }
+    for (int i = 0; i < report.n_finding; i++) {
+        const struct lora_finding *f = &report.findings[i];
+        text_printf(out, "%s: %s; %s\n", f->subject, f->problem, f->remedy);
+    }
+    lora_report_free(&report);
 }

@@ -27,6 +27,7 @@
 #include "kernels/core/text.h"
 #include "lora/adapter.h"
 #include "lora/config.h"
+#include "lora/engines.h"
 #include "lora/module.h"
 #include "lora/target.h"
 
@@ -36,6 +37,8 @@
 struct peft_model_facts {
     const char *base_model; /* base_model_name_or_path; NULL writes null */
     bool tied;              /* lm_head uses the embedding's matrix */
+    bool router_parameter;  /* name routers as parameters: transformers 5 takes them so, and 4 with
+                               PEFT from 0.17 on */
 };
 
 /* Writes both files into dir (made if need be), each whole or not at all, the config last; then
@@ -51,8 +54,13 @@ char *peft_config_text(const struct lora_module *modules, int64_t n,
                        const struct lora_choice *choices, const struct lora_config *config,
                        const struct peft_model_facts *facts);
 
-/* What other programs will not honour of these choices, one sentence a line, appended to out.
- * Nothing when all is well. */
+/* What peft_write makes of these choices (without router_parameter), for lora_judge. */
+struct peft_traits peft_written_traits(const struct lora_module *modules, int64_t n,
+                                       const struct lora_choice *choices,
+                                       const struct lora_config *config);
+
+/* What other programs will not honour of these choices once written, one finding of lora_judge a
+ * line, appended to out. Nothing when all is well. */
 void peft_warnings(const struct lora_module *modules, int64_t n, const struct lora_choice *choices,
                    const struct lora_config *config, const struct peft_model_facts *facts,
                    struct text *out);
@@ -60,13 +68,14 @@ void peft_warnings(const struct lora_module *modules, int64_t n, const struct lo
 /* Reads adapter_config.json into *out (zeroed before; lora_config_free it in either case). What
  * would be continued wrongly is refused by name: another peft_type, DoRA and the other variants,
  * modules_to_save, bias, initialisations that change the base, and keys that are unknown and not
- * null. The entries for fused experts are taken out again. */
+ * null. The entries for fused experts are left out: they say nothing of a module. */
 bool peft_read_config(const char *dir, struct lora_config *out, struct err *err);
 
-/* Which modules the tensors adapt, into choices[0..n): the rank from A's shape, alpha and scale
- * from the config. The tensors decide what is adapted; a rank that the config contradicts is an
- * error, as it is in PEFT. Tensors that no module owns are an error, but for a
- * "*.base_layer.weight". */
+/* Which modules the tensors adapt, in any layout that format_peft_layout.h lists, into
+ * choices[0..n): the rank from A's shape, alpha and scale from the config. The tensors decide what
+ * is adapted; a rank that the config contradicts is an error, as it is in PEFT. Tensors that no
+ * module owns are an error, but for a "*.base_layer.weight". Of fused experts each one's gate_proj
+ * and up_proj get the rank of their common parameter. */
 bool peft_choices_from_tensors(const char *dir, const struct lora_module *modules, int64_t n,
                                const struct lora_config *config, struct lora_choice *choices,
                                struct err *err);
@@ -74,5 +83,11 @@ bool peft_choices_from_tensors(const char *dir, const struct lora_module *module
 /* Reads A and B of every slot (F32, BF16 or F16), which must all be there with the right shape and
  * finite; further tensors are an error, but for a "*.base_layer.weight". */
 bool peft_read_tensors(const char *dir, struct lora_adapter *adapter, struct err *err);
+
+/* How the folder is written, for lora_judge; peft_traits_free it. choices are those of
+ * peft_choices_from_tensors. */
+bool peft_read_traits(const char *dir, const struct lora_module *modules, int64_t n,
+                      const struct lora_config *config, const struct lora_choice *choices,
+                      struct peft_traits *out, struct err *err);
 
 #endif

@@ -9,6 +9,7 @@
 
 #include "kernels/core/file.h"
 #include "kernels/core/json.h"
+#include "lora/format_peft_layout.h"
 
 enum { CONFIG_LIMIT = 16 << 20, LIST_LIMIT = 1 << 20 };
 
@@ -244,12 +245,39 @@ static bool read_layers(json_t *root, struct lora_config *out, const char *place
 static const char *const fused_names[] = { "feed_forward.experts.gate_up_proj",
                                            "feed_forward.experts.down_proj" };
 
+/* PEFT goes by the end of a parameter's name: "down_proj" or "layers.3.feed_forward..." say it,
+ * too.
+ */
 static bool is_fused_name(const char *name)
 {
-    return lora_suffix_matches(name, fused_names[0]) || lora_suffix_matches(name, fused_names[1]);
+    for (int i = 0; i < 2; i++) {
+        if (lora_suffix_matches(name, fused_names[i]) || lora_suffix_matches(fused_names[i], name))
+            return true;
+    }
+    return false;
 }
 
-/* target_parameters may say what peft_write says, which changes nothing here. */
+/* "feed_forward.router.weight": the matrix of a linear, adapted as a parameter. */
+static bool is_weight_name(const char *name)
+{
+    char *path = text_copy(name);
+    bool is = false;
+    if (path != NULL && text_ends_with(path, ".weight")) {
+        path[strlen(path) - strlen(".weight")] = '\0';
+        for (int k = 0; k < LORA_KIND_COUNT; k++)
+            is |= lora_suffix_matches(path, lora_kind_name((enum lora_kind)k));
+    }
+    free(path);
+    return is;
+}
+
+/* Whether a pattern's key is of parameters alone. "down_proj" is of dense MLPs as well. */
+static bool is_parameter_key(const char *key)
+{
+    return (is_fused_name(key) && strcmp(key, "down_proj") != 0) || is_weight_name(key);
+}
+
+/* The tensors say what is adapted; here is only seen to it that each entry can be. */
 static bool check_parameters(json_t *root, bool *present, const char *place, struct err *err)
 {
     const char *const key = "target_parameters";
@@ -265,10 +293,11 @@ static bool check_parameters(json_t *root, bool *present, const char *place, str
         if (!json_is_string(name))
             return err_set(err, ERR_DATA, "%s: \"%s\" has %s in it; expected strings", place, key,
                            json_type_name(name));
-        if (!is_fused_name(json_string_value(name)))
+        if (!is_fused_name(json_string_value(name)) && !is_weight_name(json_string_value(name)))
             return err_set(err, ERR_DATA,
-                           "%s: \"%s\" has \"%.100s\"; only '%s' and '%s' are understood", place,
-                           key, json_string_value(name), fused_names[0], fused_names[1]);
+                           "%s: \"%s\" has \"%.100s\"; only '%s', '%s' and the '.weight' of a "
+                           "module that can be adapted are understood",
+                           place, key, json_string_value(name), fused_names[0], fused_names[1]);
         *present = true;
     }
     return true;
@@ -278,8 +307,8 @@ struct patterns {
     const char *key;
     struct lora_pattern **list;
     int64_t *n;
-    bool whole;      /* ranks */
-    bool skip_fused; /* leave out the keys of fused parameters */
+    bool whole;           /* ranks */
+    bool skip_parameters; /* leave out the keys of parameters */
 };
 
 static bool read_pattern(const struct patterns *p, const char *key, const json_t *value,
@@ -292,7 +321,7 @@ static bool read_pattern(const struct patterns *p, const char *key, const json_t
     if (!json_is_number(value) || !isfinite(v))
         return err_set(err, ERR_DATA, "%s: \"%s\": \"%.100s\" is %s; expected a number", place,
                        p->key, key, json_type_name(value));
-    if (p->skip_fused && is_fused_name(key))
+    if (p->skip_parameters && is_parameter_key(key))
         return true;
     char *copy = text_copy(key);
     if (copy == NULL)
@@ -344,21 +373,47 @@ static bool read_numbers(json_t *root, struct lora_config *out, const char *plac
                    out->dropout);
 }
 
+/* "router.weight" among target_parameters says what "router" says among target_modules. */
+static bool add_parameters(json_t *root, struct lora_config *out, const char *place,
+                           struct err *err)
+{
+    const json_t *list = json_object_get(root, "target_parameters");
+    const size_t n = json_array_size(list);
+    if (n == 0 || out->target_regex != NULL || out->all_linear)
+        return true;
+    char **grown =
+        realloc(out->target_modules, ((size_t)out->n_target + n + 1) * sizeof *out->target_modules);
+    if (grown == NULL)
+        return err_no_memory(err, place);
+    out->target_modules = grown;
+    for (size_t i = 0; i < n; i++) {
+        const char *name = json_string_value(json_array_get(list, i));
+        if (!is_weight_name(name))
+            continue;
+        char *module = text_copy_n(name, strlen(name) - strlen(".weight"));
+        if (module == NULL)
+            return err_no_memory(err, place);
+        out->target_modules[out->n_target++] = module;
+    }
+    return true;
+}
+
 static bool read_config(json_t *root, struct lora_config *out, const char *place, struct err *err)
 {
     const struct names targets = { "target_modules", &out->target_modules, &out->n_target,
                                    &out->target_regex, &out->all_linear };
     const struct names excludes = { "exclude_modules", &out->exclude_modules, &out->n_exclude,
                                     &out->exclude_regex, NULL };
-    bool fused = false;
+    bool parameters = false;
     if (!check_refusals(root, place, err) || !read_numbers(root, out, place, err) ||
         !read_names(root, &targets, place, err) || !read_names(root, &excludes, place, err) ||
-        !read_layers(root, out, place, err) || !check_parameters(root, &fused, place, err))
+        !read_layers(root, out, place, err) || !check_parameters(root, &parameters, place, err) ||
+        !add_parameters(root, out, place, err))
         return false;
     const struct patterns ranks = { "rank_pattern", &out->rank_pattern, &out->n_rank_pattern, true,
-                                    fused };
+                                    parameters };
     const struct patterns alphas = { "alpha_pattern", &out->alpha_pattern, &out->n_alpha_pattern,
-                                     false, fused };
+                                     false, parameters };
     return read_patterns(root, &ranks, place, err) && read_patterns(root, &alphas, place, err);
 }
 
@@ -373,4 +428,70 @@ bool peft_read_config(const char *dir, struct lora_config *out, struct err *err)
     json_decref(root);
     free(path);
     return ok;
+}
+
+/* ---- parameters ---- */
+
+/* "0.18.1" and earlier: PEFT took a stack of experts' matrices for (expert, in, out). */
+static bool is_before_0_19(const char *version)
+{
+    char *end = NULL;
+    const long major = strtol(version, &end, 10);
+    return end != version && major == 0 && *end == '.' && strtol(end + 1, NULL, 10) < 19;
+}
+
+static bool read_parameters(json_t *root, struct peft_parameters *out, const char *place,
+                            struct err *err)
+{
+    const struct names names = { "target_parameters", &out->names, &out->n_name, NULL, NULL };
+    const struct patterns ranks = { "rank_pattern", &out->ranks, &out->n_rank, true, false };
+    const struct patterns alphas = { "alpha_pattern", &out->alphas, &out->n_alpha, false, false };
+    const json_t *version = json_object_get(root, "peft_version");
+    out->swapped = json_is_string(version) && is_before_0_19(json_string_value(version));
+    for (size_t i = 0; i < json_array_size(json_object_get(root, names.key)); i++) {
+        const json_t *name = json_array_get(json_object_get(root, names.key), i);
+        out->fused |= json_is_string(name) && is_fused_name(json_string_value(name));
+        out->router |=
+            json_is_string(name) && text_ends_with(json_string_value(name), "router.weight");
+    }
+    return read_names(root, &names, place, err) && read_patterns(root, &ranks, place, err) &&
+           read_patterns(root, &alphas, place, err);
+}
+
+bool peft_read_parameters(const char *dir, struct peft_parameters *out, struct err *err)
+{
+    *out = (struct peft_parameters){ 0 };
+    char *path = file_join(dir, PEFT_CONFIG_NAME);
+    if (path == NULL)
+        return err_no_memory(err, dir);
+    if (!file_exists(path)) { /* then there are no parameters */
+        free(path);
+        return true;
+    }
+    json_t *root = json_load_object(path, CONFIG_LIMIT, err);
+    bool unused;
+    const bool ok = root != NULL && check_parameters(root, &unused, path, err) &&
+                    read_parameters(root, out, path, err);
+    json_decref(root);
+    free(path);
+    if (!ok)
+        peft_parameters_free(out);
+    return ok;
+}
+
+static void free_patterns(struct lora_pattern *patterns, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        free(patterns[i].key);
+    free(patterns);
+}
+
+void peft_parameters_free(struct peft_parameters *p)
+{
+    for (int64_t i = 0; i < p->n_name; i++)
+        free(p->names[i]);
+    free(p->names);
+    free_patterns(p->ranks, p->n_rank);
+    free_patterns(p->alphas, p->n_alpha);
+    *p = (struct peft_parameters){ 0 };
 }

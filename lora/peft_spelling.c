@@ -13,6 +13,13 @@ static bool is_expert(const struct lora_module *m)
     return m->expert >= 0;
 }
 
+/* A router is a class of its own on transformers 5, no linear: its matrix is adapted as a
+ * parameter. */
+static bool is_parameter(const struct peft_view *view, int64_t module)
+{
+    return view->router_parameter && view->modules[module].kind == LORA_ROUTER;
+}
+
 /* ---- target_modules: the shortest suffix that matches adapted modules only. ---- */
 
 enum { NAME_SIZE = 128 };
@@ -57,7 +64,7 @@ static json_t *target_modules(const struct peft_view *view)
 {
     json_t *list = json_array();
     for (int64_t i = 0; i < view->n && list != NULL; i++) {
-        if (!view->choices[i].on)
+        if (!view->choices[i].on || is_parameter(view, i))
             continue;
         char suffix[NAME_SIZE] = "";
         for (int level = 0; level < N_SUFFIX; level++) {
@@ -139,6 +146,8 @@ static bool module_patterns(const struct peft_view *view, bool is_rank, json_t *
         const double v = value_of(&view->choices[i], is_rank);
         char key[NAME_SIZE];
         key_of(&view->modules[i], level, key);
+        if (is_parameter(view, i))
+            snprintf(key + strlen(key), sizeof key - strlen(key), ".weight");
         if (v != usual && json_object_get(patterns, key) == NULL &&
             json_object_set_new(patterns, key, peft_number(v)) != 0)
             return false;
@@ -298,6 +307,31 @@ static bool spell_fused(const struct peft_view *view, const struct spelled *out)
     return true;
 }
 
+/* ---- routers as parameters ---- */
+
+bool peft_has_parameters(const struct peft_view *view)
+{
+    bool any = peft_has_fused_experts(view);
+    for (int64_t i = 0; i < view->n && !any; i++)
+        any = view->choices[i].on && is_parameter(view, i);
+    return any;
+}
+
+/* One name for all of them, or where only some are adapted each one's. */
+static bool spell_routers(const struct peft_view *view, json_t *parameters)
+{
+    const bool all = matches_adapted_only(view, lora_kind_name(LORA_ROUTER));
+    bool ok = true, any = false;
+    for (int64_t i = 0; i < view->n && ok; i++) {
+        if (!view->choices[i].on || !is_parameter(view, i) || (any && all))
+            continue;
+        ok = all ? add_name(parameters, "", "feed_forward.router.weight")
+                 : add_name(parameters, view->modules[i].path, ".weight");
+        any = true;
+    }
+    return ok;
+}
+
 bool peft_spell(const struct peft_view *view, json_t *object)
 {
     json_t *targets = target_modules(view);
@@ -307,6 +341,7 @@ bool peft_spell(const struct peft_view *view, json_t *object)
     bool ok = targets != NULL && out.parameters != NULL && out.ranks != NULL &&
               out.alphas != NULL && module_patterns(view, true, out.ranks) &&
               module_patterns(view, false, out.alphas) && spell_fused(view, &out) &&
+              spell_routers(view, out.parameters) &&
               json_object_set(object, "target_modules", targets) == 0 &&
               json_object_set(object, "rank_pattern", out.ranks) == 0 &&
               json_object_set(object, "alpha_pattern", out.alphas) == 0;

@@ -16,6 +16,7 @@ struct peft_view {
     int64_t n;
     const struct lora_choice *choices;
     const struct lora_config *config;
+    bool router_parameter; /* name routers by their matrix, in target_parameters */
 };
 
 /* What a layer's experts have, as far as transformers 5 can take it. */
@@ -34,11 +35,15 @@ struct peft_experts {
  * moving *at past that layer. */
 struct peft_experts peft_layer_experts(const struct peft_view *view, int64_t *at);
 
-/* Whether target_parameters is written: experts are adapted in a way that transformers 5 takes. */
+/* Whether target_parameters names fused experts: they are adapted in a way that transformers 5
+ * takes. */
 bool peft_has_fused_experts(const struct peft_view *view);
 
-/* Adds "target_modules", "rank_pattern", "alpha_pattern" and, for fused experts,
- * "target_parameters" to the object; false when memory is out. */
+/* Whether target_parameters is written at all. PEFT then wants no dropout. */
+bool peft_has_parameters(const struct peft_view *view);
+
+/* Adds "target_modules", "rank_pattern", "alpha_pattern" and, for fused experts and routers named
+ * so, "target_parameters" to the object; false when memory is out. */
 bool peft_spell(const struct peft_view *view, json_t *object);
 
 /* As an integer where it is one: other readers expect lora_alpha to be. */

@@ -11,8 +11,10 @@
 #include "finetune/cli/commands.h"
 #include "finetune/cli/print.h"
 #include "finetune/cli/progress.h"
+#include "finetune/model/weights.h"
 #include "finetune/train/loop.h"
 #include "kernels/core/text.h"
+#include "lora/format_peft.h"
 
 const char cmd_train_help[] =
     "usage: jambatune train RECIPE [key=value ...] [~key ...]\n"
@@ -31,6 +33,9 @@ const char cmd_train_help[] =
     "  recipe.yaml                                      the recipe as resolved, with the origin of "
     "each value\n"
     "  metrics.jsonl                                    one object a step, one per evaluation\n"
+    "\n"
+    "It ends with a line for each engine that could serve the adapter; `jambatune lint` tells "
+    "more.\n"
     "\n"
     "INT, TERM or HUP: the adapter so far is written whole, exit status 75; a second one ends at "
     "once. A step with a non-finite "
@@ -148,13 +153,40 @@ static bool print_opening(const struct trainer *t, struct err *err)
     return true;
 }
 
-static void print_closing(const struct trainer *t)
+/* A line for each engine that could serve the adapter. */
+static bool print_engines(const struct trainer *t, struct err *err)
+{
+    const struct engine *e = &t->engine;
+    const struct peft_traits traits =
+        peft_written_traits(e->modules, e->n_module, e->choices, t->lora);
+    const struct lora_subject subject = { .modules = e->modules,
+                                          .n_module = e->n_module,
+                                          .choices = e->choices,
+                                          .config = t->lora,
+                                          .traits = &traits,
+                                          .tied = weights_config(e->weights)->tie_word_embeddings };
+    struct lora_report report;
+    if (!lora_judge(&subject, &report, err))
+        return false;
+    for (int k = 0; k < LORA_ENGINE_COUNT; k++) {
+        struct text line = { 0 };
+        lora_report_line(&report, (enum lora_engine)k, &line);
+        fprintf(stderr, "%-24s%s\n", lora_engine_name((enum lora_engine)k),
+                line.data != NULL ? line.data : "?");
+        text_free(&line);
+    }
+    lora_report_free(&report);
+    return true;
+}
+
+static bool print_closing(const struct trainer *t, struct err *err)
 {
     fprintf(stderr, "adapter written to %s\n", t->recipe->output_dir);
-    if (t->n_eval == 0)
-        return;
-    fprintf(stderr, "validation loss %.4f -> %.4f, best %.4f after step %" PRId64 " (%s/best)\n",
-            t->first_loss, t->last_loss, t->best_loss, t->best_step, t->recipe->output_dir);
+    if (t->n_eval > 0)
+        fprintf(stderr,
+                "validation loss %.4f -> %.4f, best %.4f after step %" PRId64 " (%s/best)\n",
+                t->first_loss, t->last_loss, t->best_loss, t->best_step, t->recipe->output_dir);
+    return print_engines(t, err);
 }
 
 static int train(const struct recipe *recipe)
@@ -170,9 +202,7 @@ static int train(const struct recipe *recipe)
     const bool ok = catch_signals(&err) && trainer_open(&t, recipe, &err) &&
                     print_opening(&t, &err) && trainer_run(&t, &watch, &err);
     progress_end(&progress);
-    if (ok)
-        print_closing(&t);
-    const int code = ok ? 0 : cli_fail(&err);
+    const int code = ok && print_closing(&t, &err) ? 0 : cli_fail(&err);
     trainer_close(&t);
     return code;
 }

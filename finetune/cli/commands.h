@@ -11,10 +11,13 @@ int cmd_generate(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
+int cmd_export(int argc, char **argv);
+int cmd_import(int argc, char **argv);
+int cmd_lint(int argc, char **argv);
 int cmd_env(int argc, char **argv);
 
 extern const char cmd_train_help[], cmd_validate_help[], cmd_explain_help[], cmd_plan_help[],
     cmd_eval_help[], cmd_generate_help[], cmd_tokenize_help[], cmd_bench_help[], cmd_inspect_help[],
-    cmd_env_help[];
+    cmd_env_help[], cmd_export_help[], cmd_import_help[], cmd_lint_help[];
 
 #endif

@@ -25,6 +25,10 @@ static const struct cli_command commands[] = {
       cmd_bench },
     { "inspect", "show what is in a checkpoint, an adapter or a tensor file", cmd_inspect_help,
       cmd_inspect },
+    { "export", "write an adapter in the form that an engine takes", cmd_export_help, cmd_export },
+    { "lint", "show what each serving engine makes of an adapter", cmd_lint_help, cmd_lint },
+    { "import", "turn an adapter from elsewhere into one to train on", cmd_import_help,
+      cmd_import },
     { "env", "show what the program is built with and runs on", cmd_env_help, cmd_env },
 };
 enum { N_COMMAND = sizeof commands / sizeof commands[0] };
@@ -124,9 +128,10 @@ static void hold_standard_streams(void)
     }
 }
 
-/* Threads that wait for work must sleep, not spin: with other work on the machine, or a container's share of a
- * processor, spinning makes a run of a small model ten times slower (measured: 4 s against 45 s). OpenMP reads
- * its settings before main, so the program starts itself once more with them; a user's own are kept. */
+/* Threads that wait for work must sleep, not spin: with other work on the machine, or a container's
+ * share of a processor, spinning makes a run of a small model ten times slower (measured: 4 s
+ * against 45 s). OpenMP reads its settings before main, so the program starts itself once more with
+ * them; a user's own are kept. */
 static void sleep_while_waiting(char **argv)
 {
     if (getenv("OMP_WAIT_POLICY") != NULL || setenv("OMP_WAIT_POLICY", "passive", 1) != 0)

@@ -11,11 +11,13 @@
 #include "kernels/format/safetensors.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "kernels/core/json.h"
 #include "kernels/core/text.h"
@@ -369,10 +371,12 @@ static void put_json_string(struct text *t, const char *s)
     text_puts(t, "\"");
 }
 
-static void put_header(struct text *t, const struct safetensors_tensor *const *order,
-                       int64_t n_tensor)
+/* Eight bytes of length, then the JSON, padded so that the data begins at a multiple of 8. */
+static bool put_header(struct text *t, const struct safetensors_tensor *const *order,
+                       int64_t n_tensor, const char *path, struct err *err)
 {
     size_t at = 0;
+    text_append(t, "\0\0\0\0\0\0\0", 8);
     text_puts(t, "{\"__metadata__\":{\"format\":\"pt\"}");
     for (int64_t i = 0; i < n_tensor; i++) {
         const struct safetensors_tensor *tensor = order[i];
@@ -391,19 +395,35 @@ static void put_header(struct text *t, const struct safetensors_tensor *const *o
     text_puts(t, "}");
     while (t->len % 8 != 0 && !t->failed)
         text_puts(t, " ");
+    if (t->failed)
+        return err_no_memory(err, path);
+    const size_t n = t->len - 8;
+    if (n > SAFETENSORS_MAX_HEADER)
+        return err_set(err, ERR_DATA,
+                       "%s: header would have %zu bytes; at most %d can be read back", path, n,
+                       SAFETENSORS_MAX_HEADER);
+    for (int i = 0; i < 8; i++)
+        t->data[i] = (char)(uint8_t)((uint64_t)n >> (8 * i));
+    return true;
+}
+
+/* Room for the addresses of n tensors, in the order given; NULL when memory is out. */
+static const struct safetensors_tensor **order_of(const struct safetensors_tensor *tensors,
+                                                  int64_t n)
+{
+    const struct safetensors_tensor **order = calloc((size_t)n + 1, sizeof *order);
+    for (int64_t i = 0; order != NULL && i < n; i++)
+        order[i] = &tensors[i];
+    return order;
 }
 
 static bool write_file(const char *path, const struct text *header,
                        const struct safetensors_tensor *const *order, int64_t n_tensor,
                        struct err *err)
 {
-    uint8_t length[8];
-    for (int i = 0; i < 8; i++)
-        length[i] = (uint8_t)((uint64_t)header->len >> (8 * i));
     struct file_writer w = { 0 };
-    bool ok = file_writer_open(&w, path, err) &&
-              file_writer_append(&w, length, sizeof length, err) &&
-              file_writer_append(&w, header->data, header->len, err);
+    bool ok =
+        file_writer_open(&w, path, err) && file_writer_append(&w, header->data, header->len, err);
     for (int64_t i = 0; ok && i < n_tensor; i++)
         ok = file_writer_append(&w, order[i]->data, order[i]->bytes, err);
     ok = ok && file_writer_commit(&w, err);
@@ -414,24 +434,101 @@ static bool write_file(const char *path, const struct text *header,
 bool safetensors_write(const char *path, const struct safetensors_tensor *tensors, int64_t n_tensor,
                        struct err *err)
 {
-    const struct safetensors_tensor **order = malloc((size_t)n_tensor * sizeof *order + 1);
+    const struct safetensors_tensor **order = order_of(tensors, n_tensor);
     if (order == NULL)
         return err_no_memory(err, path);
-    for (int64_t i = 0; i < n_tensor; i++)
-        order[i] = &tensors[i];
     if (n_tensor > 0)
         qsort(order, (size_t)n_tensor, sizeof *order, compare_layout);
     struct text header = { 0 };
-    put_header(&header, order, n_tensor);
-    bool ok = false;
-    if (header.failed)
-        err_no_memory(err, path);
-    else if (header.len > SAFETENSORS_MAX_HEADER)
-        err_set(err, ERR_DATA, "%s: header would have %zu bytes; at most %d can be read back", path,
-                header.len, SAFETENSORS_MAX_HEADER);
-    else
-        ok = write_file(path, &header, order, n_tensor, err);
+    const bool ok = put_header(&header, order, n_tensor, path, err) &&
+                    write_file(path, &header, order, n_tensor, err);
     text_free(&header);
     free(order);
     return ok;
+}
+
+static bool start_file(struct safetensors_writer *w, const char *path,
+                       const struct safetensors_tensor *const *order, int64_t n_tensor,
+                       struct err *err)
+{
+    struct text header = { 0 };
+    bool ok =
+        put_header(&header, order, n_tensor, path, err) && file_writer_open(&w->file, path, err);
+    if (ok && w->file.temporary == NULL)
+        ok = err_set(err, ERR_CANT_CREATE,
+                     "%s: is there and no regular file; expected a file or nothing", path);
+    ok = ok && file_writer_append(&w->file, header.data, header.len, err);
+    for (int64_t i = 0; ok && i <= n_tensor; i++)
+        w->begin[i] = i == 0 ? header.len : w->begin[i - 1] + order[i - 1]->bytes;
+    text_free(&header);
+    return ok;
+}
+
+bool safetensors_writer_open(struct safetensors_writer *w, const char *path,
+                             const struct safetensors_tensor *tensors, int64_t n_tensor,
+                             struct err *err)
+{
+    *w = (struct safetensors_writer){ .n_tensor = n_tensor };
+    const struct safetensors_tensor **order = order_of(tensors, n_tensor);
+    w->begin = malloc(((size_t)n_tensor + 1) * sizeof *w->begin);
+    const bool ok = order != NULL && w->begin != NULL ? start_file(w, path, order, n_tensor, err)
+                                                      : err_no_memory(err, path);
+    free(order);
+    if (!ok)
+        safetensors_writer_abandon(w);
+    return ok;
+}
+
+bool safetensors_writer_put(const struct safetensors_writer *w, int64_t index, size_t at,
+                            const void *bytes, size_t n, struct err *err)
+{
+    assert(index >= 0 && index < w->n_tensor);
+    assert(at <= w->begin[index + 1] - w->begin[index] &&
+           n <= w->begin[index + 1] - w->begin[index] - at);
+    const char *from = bytes;
+    size_t to = w->begin[index] + at;
+    while (n > 0) {
+        const ssize_t put = pwrite(w->file.fd, from, n, (off_t)to);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put < 0)
+            return err_set(err, ERR_IO, "%s: cannot be written: %s", w->file.path, strerror(errno));
+        from += put;
+        to += (size_t)put;
+        n -= (size_t)put;
+    }
+    return true;
+}
+
+const char *safetensors_writer_temporary(const struct safetensors_writer *w)
+{
+    return w->file.temporary;
+}
+
+bool safetensors_writer_commit(struct safetensors_writer *w, struct err *err)
+{
+    const bool ok = file_writer_commit(&w->file, err);
+    safetensors_writer_abandon(w);
+    return ok;
+}
+
+void safetensors_writer_abandon(struct safetensors_writer *w)
+{
+    file_writer_abandon(&w->file);
+    free(w->begin);
+    *w = (struct safetensors_writer){ 0 };
+}
+
+size_t safetensors_file_bytes(const struct safetensors_tensor *tensors, int64_t n_tensor)
+{
+    const struct safetensors_tensor **order = order_of(tensors, n_tensor);
+    struct text header = { 0 };
+    size_t bytes = 0;
+    if (order != NULL && put_header(&header, order, n_tensor, "", NULL))
+        bytes = header.len;
+    for (int64_t i = 0; bytes > 0 && i < n_tensor; i++)
+        bytes += tensors[i].bytes;
+    text_free(&header);
+    free(order);
+    return bytes;
 }

@@ -56,4 +56,39 @@ void safetensors_shape_text(char out[64], const int64_t *dims, int n_dim);
 bool safetensors_write(const char *path, const struct safetensors_tensor *tensors, int64_t n_tensor,
                        struct err *err);
 
+/* The same for a file of which only a piece is ever in memory: the header first, then the data in
+ * any order, by any number of threads at once.
+ *
+ *     struct safetensors_writer w = { 0 };
+ *     ok = safetensors_writer_open(&w, path, tensors, n, err) &&
+ *          safetensors_writer_put(&w, i, 0, data, bytes, err) && ... &&
+ *          safetensors_writer_commit(&w, err);
+ *     safetensors_writer_abandon(&w);     // nothing after a commit; else removes what was written
+ */
+struct safetensors_writer {
+    struct file_writer file;
+    size_t *begin; /* (n_tensor + 1): where the tensors' data begin in the file, and its size */
+    int64_t n_tensor;
+};
+
+/* Writes the header for tensors laid out in the order given (their data is not looked at), with the
+ * metadata of safetensors_write. Refuses a path that is there and no regular file. */
+bool safetensors_writer_open(struct safetensors_writer *w, const char *path,
+                             const struct safetensors_tensor *tensors, int64_t n_tensor,
+                             struct err *err);
+
+/* n bytes of tensor `index`, from byte `at` of its data on. All of them must be put before the
+ * commit. */
+bool safetensors_writer_put(const struct safetensors_writer *w, int64_t index, size_t at,
+                            const void *bytes, size_t n, struct err *err);
+
+/* The file as it is written before the commit, to be read back; owned by w. */
+const char *safetensors_writer_temporary(const struct safetensors_writer *w);
+
+bool safetensors_writer_commit(struct safetensors_writer *w, struct err *err);
+void safetensors_writer_abandon(struct safetensors_writer *w);
+
+/* Bytes of the file that such tensors make, header included; 0 when memory is out. */
+size_t safetensors_file_bytes(const struct safetensors_tensor *tensors, int64_t n_tensor);
+
 #endif

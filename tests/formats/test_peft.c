@@ -283,37 +283,40 @@ static void warnings_name_what_others_do_not_honour(void **state)
         { { .list = { NULL } }, NULL },
         { { .list = { "embed_tokens", "lm_head" } }, NULL },
         { { .list = { "router", "dt_proj" } },
-          "router: transformers 5 refuses to load an adapter with a router target; transformers 4 "
-          "and vLLM "
-          "honour it\n"
-          "dt_proj: transformers from 5.15 on ignores an adapter on dt_proj silently; transformers "
-          "4 and vLLM "
-          "honour it\n" },
+          "router: transformers 5 refuses to load an adapter with a router target; `jambatune "
+          "export "
+          "--to peft --engine transformers5` names it as a parameter; transformers 4, vLLM and "
+          "llama.cpp honour it\n"
+          "dt_proj: transformers from 5.15 on ignores an adapter on dt_proj silently; `jambatune "
+          "export --to merged`, or train without it; transformers 4, vLLM and llama.cpp honour "
+          "it\n" },
         { { .list = { "gate_proj", "up_proj", "down_proj" }, .rslora = true },
-          "experts with rsLoRA: transformers 5 drops the experts' adapters silently, and vLLM "
-          "scales them by "
-          "alpha / r; transformers 4 honours them\n" },
+          "experts with rsLoRA: transformers 5 drops the experts' adapters silently; `jambatune "
+          "export --to peft --engine transformers5` folds the scale; transformers 4 honours it\n"
+          "experts with rsLoRA: vLLM scales experts by alpha / r whatever use_rslora says; "
+          "`jambatune export --to peft --engine vllm` folds the scale\n" },
         { { .list = { "gate_proj", "up_proj", "down_proj" },
             .ranks = { { "layers.3.*experts.1.up_proj", 2 } } },
           "experts of layer 3: transformers 5 cannot load this adapter, because it needs gate_proj "
-          "and up_proj "
-          "of all experts of a layer with one rank and alpha, and down_proj of all or none; "
-          "transformers 4 "
-          "honours it\n"
+          "and up_proj of all experts of a layer with one rank and alpha, and down_proj of all or "
+          "none; `jambatune export --to peft --engine transformers5` makes them alike; "
+          "transformers "
+          "4 honours it\n"
           "ranks or alphas that differ between modules: vLLM ignores rank_pattern and "
-          "alpha_pattern and scales "
-          "every module by lora_alpha and r\n" },
+          "alpha_pattern and scales every module by lora_alpha and r; `jambatune export --to peft "
+          "--engine vllm` folds them into one\n" },
         { { .list = { "gate_proj", "up_proj" } },
           "experts of layer 1, 3: vLLM refuses an adapter on some of a layer's experts or on some "
-          "of gate_proj, "
-          "up_proj and down_proj\n" },
+          "of gate_proj, up_proj and down_proj; `jambatune export --to peft --engine vllm` fills "
+          "in "
+          "pairs that add nothing\n" },
         { { .list = { "embed_tokens", "lm_head" }, .tied = true },
           "embed_tokens of a tied model: the head keeps the base's matrix and is not adapted with "
-          "it; llama.cpp "
-          "cannot load this adapter\n"
+          "it, and llama.cpp aborts on such an adapter; `jambatune export --to merged`, or train "
+          "without it\n"
           "lm_head of a tied model: the embedding keeps the base's matrix and is not adapted with "
-          "it; llama.cpp "
-          "cannot load this adapter\n" },
+          "it, and llama.cpp, which has no head of its own there, refuses such an adapter; "
+          "`jambatune export --to merged`, or train without it\n" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct fixture f;
@@ -325,6 +328,57 @@ static void warnings_name_what_others_do_not_honour(void **state)
         else
             assert_string_equal(out.data, cases[i].text);
         text_free(&out);
+        close_fixture(&f);
+    }
+}
+
+/* For transformers 5, where a router is no linear. */
+static void routers_can_be_named_as_parameters(void **state)
+{
+    (void)state;
+    static const struct {
+        struct spec spec;
+        const char *targets, *parameters, *ranks, *alphas;
+    } cases[] = {
+        { { .list = { "router", "q_proj" } },
+          "[\"q_proj\"]",
+          "[\"feed_forward.router.weight\"]",
+          "{}",
+          "{}" },
+        { { .list = { "router", "q_proj" }, .layer = 3 },
+          "[]",
+          "[\"model.layers.3.feed_forward.router.weight\"]",
+          "{}",
+          "{}" },
+        { { .list = { "router", "gate_proj", "up_proj" },
+            .ranks = { { "router", 2 } },
+            .alphas = { { "layers.1.*router", 3 } } },
+          "[\"gate_proj\",\"up_proj\"]",
+          "[\"" FUSED "\",\"" FUSED_DOWN "\",\"feed_forward.router.weight\"]",
+          "{\"" FUSED "\":8,\"router.weight\":2}",
+          "{\"" FUSED "\":16,\"model.layers.1.feed_forward.router.weight\":3}" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct fixture f;
+        struct err err = { 0 };
+        struct lora_config config = { 0 };
+        open_fixture(&f, &cases[i].spec);
+        f.facts.router_parameter = true;
+        f.config.dropout = 0.25; /* PEFT takes none on a parameter */
+        expect_member(&f, "target_modules", cases[i].targets);
+        expect_member(&f, "target_parameters", cases[i].parameters);
+        expect_member(&f, "rank_pattern", cases[i].ranks);
+        expect_member(&f, "alpha_pattern", cases[i].alphas);
+        expect_member(&f, "lora_dropout", "0.0");
+        assert_true(peft_write(f.dir, &f.adapter, &f.config, &f.facts, &err));
+        struct lora_choice *choices = calloc((size_t)f.n, sizeof *choices);
+        assert_non_null(choices);
+        if (!peft_read_config(f.dir, &config, &err) ||
+            !peft_choices_from_tensors(f.dir, f.modules, f.n, &config, choices, &err))
+            fail_msg("%s", err.text);
+        assert_memory_equal(choices, f.choices, (size_t)f.n * sizeof *choices);
+        free(choices);
+        lora_config_free(&config);
         close_fixture(&f);
     }
 }
@@ -390,6 +444,7 @@ int main(void)
         cmocka_unit_test(tensors_have_pefts_names_and_shapes),
         cmocka_unit_test(writing_into_a_file_is_an_error),
         cmocka_unit_test(warnings_name_what_others_do_not_honour),
+        cmocka_unit_test(routers_can_be_named_as_parameters),
         cmocka_unit_test(what_is_written_reads_back_bit_for_bit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

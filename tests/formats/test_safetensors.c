@@ -422,6 +422,60 @@ static void hundred_thousand_tensors_are_read_back(void **state)
     free(names);
 }
 
+/* The pieces of three tensors, from the last to the first, in the order they were given. */
+static void file_written_in_pieces_reads_back(void **state)
+{
+    static const char data[] = "abcdefghijkl";
+    const struct safetensors_tensor tensors[] = {
+        { .name = "b", .dtype = DTYPE_BF16, .n_dim = 2, .dims = { 1, 2 }, .bytes = 4 },
+        { .name = "a\"", .dtype = DTYPE_F32, .n_dim = 1, .dims = { 2 }, .bytes = 8 },
+        { .name = "none", .dtype = DTYPE_F32, .n_dim = 1, .dims = { 0 } },
+    };
+    struct safetensors_writer w = { 0 };
+    struct safetensors st = { 0 };
+    struct err err = { 0 };
+    char *path = file_join(*state, "pieces.safetensors");
+    assert_true(safetensors_writer_open(&w, path, tensors, 3, &err));
+    assert_false(file_exists(path));
+    assert_true(text_starts_with(safetensors_writer_temporary(&w), path));
+    for (size_t i = 8; i-- > 0;)
+        assert_true(safetensors_writer_put(&w, 1, i, data + 4 + i, 1, &err));
+    assert_true(safetensors_writer_put(&w, 2, 0, NULL, 0, &err));
+    assert_true(safetensors_writer_put(&w, 0, 0, data, 4, &err));
+    assert_true(safetensors_writer_commit(&w, &err));
+    safetensors_writer_abandon(&w); /* nothing is left to abandon */
+    assert_true(safetensors_open(path, &st, &err));
+    assert_int_equal(st.n_tensor, 3);
+    assert_int_equal(st.map.size, safetensors_file_bytes(tensors, 3));
+    const struct safetensors_tensor *a = safetensors_find(&st, "a\"");
+    const struct safetensors_tensor *b = safetensors_find(&st, "b");
+    assert_memory_equal(b->data, data, 4);
+    assert_memory_equal(a->data, data + 4, 8);
+    assert_ptr_equal(a->data, (const char *)b->data + 4); /* the order given */
+    assert_int_equal(((const uint8_t *)b->data - st.map.data) % 8, 0);
+    safetensors_close(&st);
+    free(path);
+}
+
+static void abandoned_file_leaves_nothing(void **state)
+{
+    const struct safetensors_tensor t = { .name = "a", .dtype = DTYPE_F32, .bytes = 4 };
+    struct safetensors_writer w = { 0 };
+    struct err err = { 0 };
+    char *path = file_join(*state, "gone.safetensors");
+    assert_true(safetensors_writer_open(&w, path, &t, 1, &err));
+    char *temporary = text_copy(safetensors_writer_temporary(&w));
+    assert_true(file_exists(temporary));
+    safetensors_writer_abandon(&w);
+    assert_false(file_exists(temporary) || file_exists(path));
+    assert_false(safetensors_writer_open(&w, "/dev/null", &t, 1, &err));
+    assert_string_equal(err.text,
+                        "/dev/null: is there and no regular file; expected a file or nothing");
+    assert_int_equal(err.code, ERR_CANT_CREATE);
+    free(temporary);
+    free(path);
+}
+
 static void write_into_a_missing_folder_is_an_error(void **state)
 {
     char *path = file_join(*state, "no/w.safetensors"), text[ERR_TEXT_SIZE];
@@ -479,6 +533,8 @@ int main(void)
         cmocka_unit_test(file_cut_anywhere_is_refused),
         cmocka_unit_test(flipped_byte_ends_in_an_error_or_a_sound_file),
         cmocka_unit_test(hundred_thousand_tensors_are_read_back),
+        cmocka_unit_test(file_written_in_pieces_reads_back),
+        cmocka_unit_test(abandoned_file_leaves_nothing),
         cmocka_unit_test(write_into_a_missing_folder_is_an_error),
         cmocka_unit_test(missing_file_and_folder_are_named),
         cmocka_unit_test(shapes_read_well_and_fit),

@@ -238,7 +238,8 @@ def train(args, case, folder, documents):
               "lr_scheduler": "constant", "output_dir": "adapter", **keys}
     write_lines(folder / "data.jsonl", [{"input_ids": ids} for ids in documents])
     (folder / "recipe.yaml").write_text(json.dumps(recipe, indent=1))  # JSON is YAML
-    warnings = jambatune(args.program, "train", folder / "recipe.yaml").stderr
+    said = jambatune(args.program, "train", folder / "recipe.yaml").stderr
+    warnings = "\n".join(line for line in said.splitlines() if "warning: " in line)
     first = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
     return out, warnings, first["loss"]
 

@@ -1,0 +1,176 @@
+#include "finetune/export/merged_blocks.h"
+
+#include <omp.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "kernels/cpu/cpu.h"
+#include "lora/merge.h"
+
+enum { BLOCK_BYTES = 1 << 22 };
+
+/* ---- blocks ---- */
+
+static size_t row_bytes(const struct safetensors_tensor *t)
+{
+    return (size_t)t->dims[t->n_dim - 1] * dtype_size(t->dtype);
+}
+
+/* How much of tensor i is a block: whole rows where it is merged. */
+static size_t block_bytes(const struct merged_plan *plan, int64_t i)
+{
+    if (plan->slots[i] == NULL)
+        return BLOCK_BYTES;
+    const size_t row = row_bytes(&plan->tensors[i]);
+    return row > BLOCK_BYTES ? row : BLOCK_BYTES / row * row;
+}
+
+static struct merged_block *list_blocks(const struct merged_plan *plan,
+                                        const struct merged_file *file, int64_t *n_block)
+{
+    size_t n = 0;
+    for (int64_t i = file->first; i < file->first + file->n; i++)
+        n += plan->tensors[i].bytes / block_bytes(plan, i) + 1;
+    struct merged_block *blocks = malloc(n * sizeof *blocks + 1);
+    *n_block = 0;
+    for (int64_t i = file->first; blocks != NULL && i < file->first + file->n; i++) {
+        const size_t step = block_bytes(plan, i), bytes = plan->tensors[i].bytes;
+        for (size_t at = 0; at < bytes; at += step)
+            blocks[(*n_block)++] =
+                (struct merged_block){ i, at, bytes - at < step ? bytes - at : step };
+    }
+    return blocks;
+}
+
+const void *merged_bytes(const struct merged_plan *plan, struct merged_worker *worker,
+                         const struct merged_block *block, struct err *err)
+{
+    const struct safetensors_tensor *t = &plan->tensors[block->tensor];
+    const char *base = (const char *)t->data + block->at;
+    if (plan->slots[block->tensor] == NULL)
+        return base;
+    const struct lora_merge m = { .slot = plan->slots[block->tensor], .dtype = t->dtype };
+    const size_t row = row_bytes(t);
+    if (lora_merge_rows(&worker->be, &m, (int64_t)(block->at / row), (int64_t)(block->n / row),
+                        base, worker->buffer))
+        return worker->buffer;
+    err_set(
+        err, ERR_DATA,
+        "tensor '%s': a value of W + scale B A does not fit in %s; merge into the checkpoint in "
+        "BF16 or F32, or check the adapter",
+        t->name, dtype_name(t->dtype));
+    return NULL;
+}
+
+/* ---- threads ---- */
+
+static bool open_worker(struct merged_worker *w, const struct merged_plan *plan, struct err *err)
+{
+    size_t scratch = 0, buffer = 1;
+    cpu_backend_init(&w->be, &w->scratch, 1);
+    for (int64_t i = 0; i < plan->n_tensor; i++) {
+        const struct lora_merge m = { .slot = plan->slots[i], .dtype = plan->tensors[i].dtype };
+        const size_t needed = m.slot != NULL ? lora_merge_scratch(&w->be, &m) : 0;
+        scratch = needed > scratch ? needed : scratch;
+        const size_t room = m.slot != NULL ? block_bytes(plan, i) : 0;
+        buffer = room > buffer ? room : buffer;
+    }
+    w->buffer = malloc(buffer);
+    return (w->buffer != NULL || err_no_memory(err, "a block of a tensor")) &&
+           arena_init(&w->scratch, "merge", scratch, err);
+}
+
+bool merged_team_open(struct merged_team *team, const struct merged_plan *plan, struct err *err)
+{
+    *team = (struct merged_team){ .plan = plan, .n_worker = omp_get_max_threads() };
+    team->workers = calloc((size_t)team->n_worker, sizeof *team->workers);
+    bool ok = team->workers != NULL || err_no_memory(err, "the threads");
+    for (int i = 0; ok && i < team->n_worker; i++)
+        ok = open_worker(&team->workers[i], plan, err);
+    if (!ok)
+        merged_team_close(team);
+    return ok;
+}
+
+void merged_team_close(struct merged_team *team)
+{
+    for (int i = 0; team->workers != NULL && i < team->n_worker; i++) {
+        arena_free(&team->workers[i].scratch);
+        free(team->workers[i].buffer);
+    }
+    free(team->workers);
+    *team = (struct merged_team){ 0 };
+}
+
+/* The first error of any thread. */
+struct outcome {
+    bool failed;
+    struct err *err;
+};
+
+static bool has_failed(struct outcome *o)
+{
+    bool failed = false;
+#pragma omp atomic read
+    failed = o->failed;
+    return failed;
+}
+
+static void fail(struct outcome *o, const struct err *why)
+{
+#pragma omp critical(merged_failure)
+    if (!has_failed(o)) {
+        if (o->err != NULL)
+            *o->err = *why;
+#pragma omp atomic write
+        o->failed = true;
+    }
+}
+
+bool merged_team_run(struct merged_team *team, const struct merged_file *file, merged_work *work,
+                     void *context, struct err *err)
+{
+    int64_t n = 0;
+    struct merged_block *blocks = list_blocks(team->plan, file, &n);
+    struct outcome outcome = { .err = err };
+    if (blocks == NULL)
+        return err_no_memory(err, file->name);
+#pragma omp parallel for num_threads(team->n_worker) schedule(dynamic)
+    for (int64_t i = 0; i < n; i++) {
+        const char *data = team->plan->tensors[blocks[i].tensor].data;
+        struct err why = { 0 };
+        if (has_failed(&outcome))
+            continue;
+        if (i + team->n_worker < n) {
+            const struct merged_block *next = &blocks[i + team->n_worker];
+            merged_soon((const char *)team->plan->tensors[next->tensor].data + next->at, next->n);
+        }
+        if (!work(context, &team->workers[omp_get_thread_num()], &blocks[i], &why))
+            fail(&outcome, &why);
+        merged_done(data + blocks[i].at, blocks[i].n);
+    }
+    free(blocks);
+    return !outcome.failed;
+}
+
+/* ---- pages ---- */
+
+static void advise(const void *data, size_t n, int advice)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t begin = ((uintptr_t)data + page - 1) / page * page;
+    const uintptr_t end = ((uintptr_t)data + n) / page * page;
+    if (begin < end)
+        madvise((void *)begin, end - begin, advice); /* best effort */
+}
+
+void merged_soon(const void *data, size_t n)
+{
+    advise(data, n, MADV_WILLNEED);
+}
+
+void merged_done(const void *data, size_t n)
+{
+    advise(data, n, MADV_DONTNEED);
+}

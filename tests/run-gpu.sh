@@ -10,15 +10,16 @@
 #   bench-ops-3b  jambatune bench --ops for the 3B shapes: every op beside its floor; attention also with
 #   bench-ops-52b deterministic: false; and the 52B's
 #   steps         training steps of the 3B shape (random weights), documents of 4K, 32K and 256K tokens: tokens/s, share
-#                 of GEMMs, memory against the plan; steps-52b where its weights fit
+#                 of GEMMs, memory against the plan; 32K and 256K also with deterministic: false; steps-52b where its
+#                 weights fit
 #   determinism   the same short training twice: the same adapter bytes; what deterministic: false is worth
 #   curve         50 steps of the quick start in bf16, in fp32 and on the CPU: the losses
 #   peer-build    the CUDA kernels of transformers' Jamba, from their source packages
 #   peer          the same training with transformers and peft (tests/bench/peer_gpu.py)
 #
 # Results go to $OUT, or build/gpu-results without it, at most two files a piece; each piece ends with a short table.
-# Needs cmake, a C and C++ compiler, nvcc, cuDNN and python3; for the peer that python3, or $PEER_PYTHON, has torch,
-# transformers, peft, einops and ninja.
+# Needs cmake, a C and C++ compiler, nvcc, cuDNN (pip's nvidia-cudnn is found, too) and python3; for the peer that
+# python3, or $PEER_PYTHON, has torch, transformers, peft, einops and ninja.
 # Libraries that are missing come from .gpu-packages (tests/gpu-packages.sh fetches them, on another machine).
 # A copy of the working tree is enough. No setting of the card is changed. Leave the machine alone meanwhile.
 # --trial runs the same commands on the CPU at toy sizes, to try this script without a GPU.
@@ -124,12 +125,28 @@ use_packages() {
     cmake_packages=(-DCMAKE_PREFIX_PATH="$prefix/usr" -DCMAKE_LIBRARY_PATH="$lib")
 }
 
+# Points CMake to the cuDNN of python's package nvidia-cudnn where the compiler's folders have none.
+use_cudnn_of_python() {
+    local folder
+    [ -z "${CUDNN_PATH:-}" ] || return 0
+    folder=$(dirname "$(dirname "$(readlink -f "$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)")")")
+    for folder in /usr "${CUDA_HOME:-$folder}" "${CUDA_PATH:-$folder}"; do
+        [ -z "$(find "$folder/include/" "$folder/targets/x86_64-linux/include/" -maxdepth 2 -name cudnn_graph.h \
+            -print -quit 2>/dev/null)" ] || return 0
+    done
+    folder=$(python3 -c 'import nvidia.cudnn as c; print(list(c.__path__)[0])' 2>/dev/null)
+    [ -e "$folder/include/cudnn_graph.h" ] || return 0
+    echo "cuDNN of $folder"
+    export CUDNN_PATH=$folder LD_LIBRARY_PATH=$folder/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+}
+
 # ---- pieces ----
 
 piece_build() {
     local architecture cuda=() generator=()
     cmake_packages=()
     use_packages || return 1
+    [ -n "$trial" ] || use_cudnn_of_python
     command -v ninja >/dev/null && generator=(-G Ninja)
     if [ -n "$trial" ]; then
         cuda=(-DWITH_CUDA=OFF -DTESTS=OFF)
@@ -172,15 +189,17 @@ sanitize_one() {
     log=$work/sanitize-$tool-$(basename "$program").log
     timeout 150 compute-sanitizer --tool "$tool" --error-exitcode 99 --print-limit 20 "$program" >"$log" 2>&1 ||
         status=$?
+    grep -q 'Device not supported' "$log" && status=unsupported
     case $status in
     0) status=ok ;;
+    unsupported) status='not available here' ;;
     99) status=ERRORS ;;
     124) status='not finished' ;;
     *) status="exit code $status" ;;
     esac
-    printf '%-11s %-28s %-13s %s\n' "$tool" "$(basename "$program")" "$status" \
+    printf '%-11s %-28s %-18s %s\n' "$tool" "$(basename "$program")" "$status" \
         "$(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$log" | tail -1 | sed 's/=* *//')"
-    [ "$status" = ok ]
+    [ "$status" = ok ] || [ "$status" = 'not available here' ]
 }
 export -f sanitize_one
 export work
@@ -224,17 +243,24 @@ bench_ops() { # NAME CONFIG
 
 steps() { # NAME CONFIG BUDGET...
     need_build || return 1
-    local name=$1 config=$2 policy size status=0
+    local name=$1 config=$2 policy size kind status=0
     shift 2
     : >"$work/steps-$name.jsonl"
     for size in "${step_tokens[@]}"; do
-        for policy in auto layer; do
-            [ "$policy" = layer ] && [ "$size" != "${step_tokens[0]}" ] && continue
-            note "$name: ${size%:*} tokens in documents of ${size#*:}, gradient_checkpointing: $policy"
+        for kind in auto:true layer:true auto:false; do
+            # A second policy for the shortest documents; without a fixed order for those where attention is long.
+            [ "$kind" = layer:true ] && [ "$size" != "${step_tokens[0]}" ] && continue
+            [ "$kind" = auto:false ] && [ "$size" = "${step_tokens[0]}" ] && continue
+            policy=${kind%:*}
+            note "$name: ${size%:*} tokens in documents of ${size#*:}, gradient_checkpointing: $policy," \
+                "deterministic: ${kind#*:}"
             "$jambatune" bench base_model=random:"$config" lora_r=16 lora_alpha=32 "${device[@]}" "$@" \
-                gradient_checkpointing=$policy --tokens "${size%:*}" --document "${size#*:}" "${step_options[@]}" \
+                gradient_checkpointing="$policy" deterministic="${kind#*:}" --tokens "${size%:*}" \
+                --document "${size#*:}" "${step_options[@]}" \
                 --json >"$work/step.json" || { status=1 && continue; }
-            python3 -c 'import json, sys; print(json.dumps(json.load(open(sys.argv[1]))))' "$work/step.json" \
+            python3 -c '
+import json, sys
+print(json.dumps({**json.load(open(sys.argv[1])), "deterministic": sys.argv[2] == "true"}))' "$work/step.json" "${kind#*:}" \
                 >>"$work/steps-$name.jsonl"
         done
     done

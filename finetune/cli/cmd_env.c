@@ -91,6 +91,13 @@ static json_t *cuda_library_version(size_t version)
     return json_sprintf("%zu.%zu.%zu", version / 10000, version / 100 % 100, version % 100);
 }
 
+static const char *attention_kernels(size_t cudnn)
+{
+    if (cudnn >= CUDA_OLDEST_CUDNN)
+        return "cuDNN in bfloat16, else our own";
+    return cudnn == 0 ? "our own" : "our own (cuDNN is too old)";
+}
+
 /* The device that training would take, or why there is none. */
 static json_t *cuda_device(void)
 {
@@ -111,7 +118,7 @@ static json_t *cuda_device(void)
         "built_for", facts.built_for, "gemm",
         facts.cublaslt != 0 ? "cuBLASLt (the heuristic's algorithms, or a tuned file's)"
                             : "emulated",
-        "attention", facts.cudnn != 0 ? "cuDNN, else our own" : "our own");
+        "attention", attention_kernels(facts.cudnn));
 }
 
 static json_t *collect(void)

@@ -14,6 +14,7 @@
 #include "finetune/model/weights.h"
 #include "finetune/train/loop.h"
 #include "kernels/core/text.h"
+#include "kernels/cuda/load.h"
 #include "lora/format_peft.h"
 
 const char cmd_train_help[] =
@@ -186,6 +187,9 @@ static bool print_closing(const struct trainer *t, struct err *err)
         fprintf(stderr,
                 "validation loss %.4f -> %.4f, best %.4f after step %" PRId64 " (%s/best)\n",
                 t->first_loss, t->last_loss, t->best_loss, t->best_step, t->recipe->output_dir);
+    char note[CUDA_NOTE_SIZE];
+    if (cuda_attention_note(&t->engine.be, note))
+        cli_warn("%s", note);
     return print_engines(t, err);
 }
 

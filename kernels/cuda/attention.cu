@@ -5,11 +5,11 @@
  * and one over keys for dk and dv; every output has one owner and a fixed order.
  *
  * A block of 16 x 16 threads owns 64 queries of a head (backward: 64 queries, or 64 keys of a kv
- * head over all its query heads; 32 above d_head 128) and walks tiles of the other side in shared
- * memory, in f32. A thread owns 4 rows of a tile of scores, every 16th column, and of a row of o,
- * dq, dk or dv every 16th group of 4 elements: 64 multiply-adds for 8 loads of 16 bytes from shared
- * memory (backward: 32 for 6). Rows of a tile of P or dS are written and read by one half of a
- * warp.
+ * head over all its query heads; 32 above d_head 128; less where a block may not have 163 KiB) and
+ * walks tiles of the other side in shared memory, in f32. A thread owns 4 rows of a tile of scores,
+ * every 16th column, and of a row of o, dq, dk or dv every 16th group of 4 elements: 64
+ * multiply-adds for 8 loads of 16 bytes from shared memory (backward: 32 for 6). Rows of a tile of
+ * P or dS are written and read by one half of a warp.
  *
  * Multiply-adds, a pair of query and key that sees it: forward 2 d_head, backward 7 d_head (scores
  * and dP are computed in both sweeps), on the f32 units; the loads from shared memory keep pace
@@ -371,24 +371,47 @@ int64_t div_up(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
+/* Floats of shared memory; the backward's, of n tiles of scores. */
+template <typename Tiles> constexpr size_t forward_floats()
+{
+    return (Tiles::OWN + Tiles::WALK) * Tiles::LD + Tiles::OWN * Tiles::LDS;
+}
+
+template <typename Tiles> constexpr size_t backward_floats(int n)
+{
+    return 2 * (Tiles::OWN + Tiles::WALK) * Tiles::LD + n * Tiles::OWN * Tiles::LDS;
+}
+
+bool fits(const struct backend *be, size_t n_float)
+{
+    return n_float * sizeof(float) <= cuda_state_of(be)->shared_bytes;
+}
+
 template <typename T, typename Tiles> void launch_forward(struct backend *be, const attention<T> &a)
 {
     launch(be, "attention_forward", forward_kernel<T, Tiles>,
-           div_up(a.n_tok, Tiles::OWN) * a.n_head,
-           (Tiles::OWN + Tiles::WALK) * Tiles::LD + Tiles::OWN * Tiles::LDS, a);
+           div_up(a.n_tok, Tiles::OWN) * a.n_head, forward_floats<Tiles>(), a);
 }
 
 template <typename T, typename Tiles>
 void launch_backward(struct backend *be, attention<T> a, int64_t first_key)
 {
     const char *const op = "attention_backward";
-    const size_t rows = size_t(2 * (Tiles::OWN + Tiles::WALK) * Tiles::LD);
     launch(be, op, backward_queries_kernel<T, Tiles>, div_up(a.n_tok, Tiles::OWN) * a.n_head,
-           rows + Tiles::OWN * Tiles::LDS, a);
+           backward_floats<Tiles>(1), a);
     a.first_tile = first_key / Tiles::OWN;
     const int64_t n_tile = div_up(a.t0 + a.n_tok, Tiles::OWN) - a.first_tile;
-    launch(be, op, backward_keys_kernel<T, Tiles>, n_tile * a.n_kv,
-           rows + 2 * Tiles::OWN * Tiles::LDS, a);
+    launch(be, op, backward_keys_kernel<T, Tiles>, n_tile * a.n_kv, backward_floats<Tiles>(2), a);
+}
+
+/* The sums of the backward have the same order in tiles of any size. */
+template <typename T, typename Tiles, typename Small>
+void launch_backward(struct backend *be, const attention<T> &a, int64_t first_key)
+{
+    if (fits(be, backward_floats<Tiles>(2)))
+        launch_backward<T, Tiles>(be, a, first_key);
+    else
+        launch_backward<T, Small>(be, a, first_key);
 }
 
 template <typename T>
@@ -405,9 +428,9 @@ void backward(struct backend *be, const struct attention_args *args, float *dots
     if (a.d_head <= 64)
         launch_backward<T, tiles<64, 4, 2>>(be, a, first_key);
     else if (a.d_head <= 128)
-        launch_backward<T, tiles<128, 4, 2>>(be, a, first_key);
+        launch_backward<T, tiles<128, 4, 2>, tiles<128, 2, 2>>(be, a, first_key);
     else
-        launch_backward<T, tiles<256, 2, 2>>(be, a, first_key);
+        launch_backward<T, tiles<256, 2, 2>, tiles<256, 1, 1>>(be, a, first_key);
 }
 
 template <typename T> void forward(struct backend *be, const struct attention_args *args)
@@ -417,8 +440,10 @@ template <typename T> void forward(struct backend *be, const struct attention_ar
         launch_forward<T, tiles<64, 4, 4>>(be, a);
     else if (a.d_head <= 128)
         launch_forward<T, tiles<128, 4, 4>>(be, a);
-    else
+    else if (fits(be, forward_floats<tiles<256, 4, 4>>()))
         launch_forward<T, tiles<256, 4, 4>>(be, a);
+    else
+        launch_forward<T, tiles<256, 2, 2>>(be, a);
 }
 
 bool refused(struct backend *be, const char *op, const struct attention_args *a)

@@ -11,8 +11,8 @@
 static constexpr int SIDE = 16, N_THREAD = SIDE * SIDE;
 
 /* Rows of tiles: R for each thread of what the block owns, C of what it walks, as d_head allows in
- * 163 KiB. A row in shared memory is 4 floats longer than it need be: 16 rows side by side then
- * lie in different banks. */
+ * 163 KiB, or (Ampere's and Ada's smaller devices) in 99 KiB. A row in shared memory is 4 floats
+ * longer than it need be: 16 rows side by side then lie in different banks. */
 template <int D, int R_, int C_> struct tiles {
     static constexpr int R = R_, C = C_, OWN = SIDE * R, WALK = SIDE * C;
     static constexpr int LD = D + 4, LDS = WALK + 4; /* of rows; of scores */

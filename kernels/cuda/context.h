@@ -20,9 +20,10 @@ struct cuda_state {
     struct cuda_options options;
     char name[128]; /* "NVIDIA H100 80GB HBM3" */
     int major, minor, n_sm;
-    void *stream; /* cudaStream_t: everything runs in its order */
+    size_t shared_bytes; /* that a block may have */
+    void *stream;        /* cudaStream_t: everything runs in its order */
     struct cuda_gemm *gemm;
-    struct cuda_sdpa *sdpa; /* NULL: no cuDNN, our own attention kernels run */
+    struct cuda_sdpa *sdpa; /* NULL: f32, or no cuDNN at all; our own attention kernels run */
     struct cuda_staging *staging;
 };
 
@@ -49,13 +50,14 @@ void cuda_staging_close(struct cuda_staging *staging);
 bool cuda_gemm_open(struct cuda_state *s, struct err *err);
 void cuda_gemm_close(struct cuda_gemm *gemm);
 
-/* Leaves s->sdpa NULL where cuDNN cannot be used; false only when that is an error. */
+/* Leaves s->sdpa NULL where there is no work for cuDNN; false only when that is an error. */
 bool cuda_sdpa_open(struct cuda_state *s, struct err *err);
 void cuda_sdpa_close(struct cuda_sdpa *sdpa);
 size_t cuda_sdpa_version(void); /* of cuDNN, as it counts; 0: not there */
 
-/* struct cuda_module.tune (tune.c). */
+/* struct cuda_module.tune (tune.c) and attention_calls (sdpa.c). */
 bool cuda_tune(struct device *d, const char *path, struct err *err);
+void cuda_attention_calls(struct device *d, struct cuda_attention_calls *out);
 
 /* Every op's entry and scratch size (table.c). */
 extern const struct ops cuda_ops;

@@ -15,15 +15,10 @@ enum { DEVICE = 0, LEAST_MAJOR = 8 }; /* bfloat16 products came with 8.0 */
 
 /* ---- failures ---- */
 
-/* What to do about a failure that leaves the device unusable, if this is one. */
-static const char *advice(cudaError_t error)
+/* Of a kernel, found out while it ran. */
+static bool is_fault(cudaError_t error)
 {
     switch (error) {
-    case cudaErrorECCUncorrectable:
-    case cudaErrorContained:
-    case cudaErrorHardwareStackError:
-    case cudaErrorNvlinkUncorrectable:
-        return "; the device itself failed: `dmesg | grep Xid` and `nvidia-smi -q` tell more";
     case cudaErrorIllegalAddress:
     case cudaErrorMisalignedAddress:
     case cudaErrorInvalidAddressSpace:
@@ -31,8 +26,24 @@ static const char *advice(cudaError_t error)
     case cudaErrorIllegalInstruction:
     case cudaErrorLaunchFailure:
     case cudaErrorAssert:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* What to do about a failure that leaves the device unusable, if this is one. */
+static const char *advice(cudaError_t error)
+{
+    if (is_fault(error))
         return "; a fault of the program, unless `dmesg | grep Xid` shows one of the device: "
                "please report it with the output of `jambatune env`";
+    switch (error) {
+    case cudaErrorECCUncorrectable:
+    case cudaErrorContained:
+    case cudaErrorHardwareStackError:
+    case cudaErrorNvlinkUncorrectable:
+        return "; the device itself failed: `dmesg | grep Xid` and `nvidia-smi -q` tell more";
     case cudaErrorNoKernelImageForDevice:
         return "; this build is for " CUDA_BUILT_FOR;
     default:
@@ -40,11 +51,23 @@ static const char *advice(cudaError_t error)
     }
 }
 
+/* Whether each op waits for its kernels, so that a fault is its own. */
+static bool one_at_a_time(void)
+{
+    const char *blocking = getenv("CUDA_LAUNCH_BLOCKING");
+    return blocking != NULL && strcmp(blocking, "1") == 0;
+}
+
+/* A kernel's fault is seen by whatever asks next, often another op. */
 bool cuda_explain(const struct cuda_state *s, const char *op, const char *what, struct err *err)
 {
     /* Errors that last until the process ends are still there to be asked for. */
-    return err_set(err, ERR_DEVICE, "%s: %s: %s%s", s->name, op, what,
-                   advice(cudaPeekAtLastError()));
+    const cudaError_t last = cudaPeekAtLastError();
+    if (is_fault(last) && !one_at_a_time())
+        return err_set(err, ERR_DEVICE,
+                       "%s: %s (noticed in %s; CUDA_LAUNCH_BLOCKING=1 tells the op itself)%s",
+                       s->name, what, op, advice(last));
+    return err_set(err, ERR_DEVICE, "%s: %s: %s%s", s->name, op, what, advice(last));
 }
 
 void cuda_fail(struct backend *be, const char *op, const char *what)
@@ -90,6 +113,7 @@ static bool device_facts(struct cuda_facts *out, struct err *err)
     out->n_sm = properties.multiProcessorCount;
     out->memory = properties.totalGlobalMem;
     out->l2_bytes = (size_t)properties.l2CacheSize;
+    out->shared_bytes = properties.sharedMemPerBlockOptin;
     cudaDriverGetVersion(&out->driver);
     cudaRuntimeGetVersion(&out->runtime);
     out->cublaslt = cublasLtGetVersion();
@@ -201,7 +225,8 @@ static struct device *device_open(const struct cuda_options *options, struct err
                               .options = *options,
                               .major = facts.major,
                               .minor = facts.minor,
-                              .n_sm = facts.n_sm };
+                              .n_sm = facts.n_sm,
+                              .shared_bytes = facts.shared_bytes };
     memcpy(s->name, facts.name, sizeof s->name);
     if (open_stream(s, err) && cuda_staging_open(s, err) && cuda_gemm_open(s, err) &&
         cuda_sdpa_open(s, err))
@@ -217,4 +242,5 @@ const struct cuda_module jambatune_cuda_module = {
     .facts = device_facts,
     .open = device_open,
     .tune = cuda_tune,
+    .attention_calls = cuda_attention_calls,
 };

@@ -5,7 +5,9 @@
 #include "kernels/cuda/load.h"
 
 #include <dlfcn.h>
+#include <inttypes.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -139,6 +141,30 @@ void cuda_backend_for_plan(struct backend *be, enum dtype act, bool nondetermini
     *be = (struct backend){
         .k = &sizes, .name = "cuda", .act = act, .n_thread = 1, .nondeterministic = nondeterministic
     };
+}
+
+void cuda_backend_attention_calls(const struct backend *be, struct cuda_attention_calls *out)
+{
+    struct err err = { 0 };
+    *out = (struct cuda_attention_calls){ 0 };
+    if (be->device == NULL || be->name == NULL || strcmp(be->name, "cuda") != 0)
+        return;
+    const struct cuda_module *module = cuda_load(&err);
+    if (module != NULL)
+        module->attention_calls(be->device, out);
+}
+
+bool cuda_attention_note(const struct backend *be, char text[CUDA_NOTE_SIZE])
+{
+    struct cuda_attention_calls calls;
+    cuda_backend_attention_calls(be, &calls);
+    if (calls.refused == 0)
+        return false;
+    snprintf(text, CUDA_NOTE_SIZE,
+             "%" PRId64 " of %" PRId64 " attention calls ran on our own kernels, which are slower "
+             "than cuDNN's: %s",
+             calls.refused, calls.refused + calls.taken, calls.why);
+    return true;
 }
 
 bool cuda_tuned_digest(const char *path, uint64_t *digest, struct err *err)

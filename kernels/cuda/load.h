@@ -32,6 +32,14 @@ void cuda_backend_close(struct backend *be); /* a zeroed one too */
  * NULL and its ops cannot be called; kernels/plan stands for it. */
 void cuda_backend_for_plan(struct backend *be, enum dtype act, bool nondeterministic);
 
+/* What became of the attention calls so far that are work for cuDNN; zeros on another backend. */
+void cuda_backend_attention_calls(const struct backend *be, struct cuda_attention_calls *out);
+
+/* A line for the user when cuDNN refused some, so that our own, slower kernels ran: how many and
+ * why; false when there is nothing to tell. Any backend; no waiting. */
+enum { CUDA_NOTE_SIZE = 320 };
+bool cuda_attention_note(const struct backend *be, char text[CUDA_NOTE_SIZE]);
+
 /* Of the bytes of a file for cuda_options.tuned: which algorithms a run uses decides its rounding,
  * so this is part of the run's state. */
 bool cuda_tuned_digest(const char *path, uint64_t *digest, struct err *err);

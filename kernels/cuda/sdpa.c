@@ -4,8 +4,9 @@
  * own: its queries against all its keys so far, the diagonal at the bottom right. Those that start
  * in the chunk are sorted by length, in powers of two, and go together with others of their length
  * (the last may go on in the next chunk: its queries so far against its keys so far). Plans are for
- * bounds: powers of two of tokens, of four of documents, so that a run builds few of them (each
- * takes about a second), once; lengths and places are data (ragged tensors, struct sdpa_tables).
+ * bounds, so that a run builds few of them (each takes about a second), once: powers of two of
+ * tokens, and for each length one number of documents, of which some may be empty; lengths and
+ * places are data (ragged tensors, struct sdpa_tables).
  *
  * The forward is a call for each; the backward of a call is cut further until it fits the memory
  * set aside (sdpa_sizes.h): in fixed order cuDNN keeps dS, 2 b h s_q s_kv bytes, which for
@@ -15,7 +16,8 @@
  * Not for cuDNN, but for our own kernels: f32, head dims that are no multiple of 8, pointers that
  * are not aligned, work too small to be worth a plan, chunks without documents told, and whatever
  * cuDNN refuses (on Ampere it has no backward over ragged documents in fixed order): what was
- * refused once is not asked for again. All plans of a chunk are found before anything is queued.
+ * refused once is not asked for again, and is counted (struct cuda_attention_calls). All plans of a
+ * chunk are found before anything is queued.
  */
 #include "kernels/cuda/sdpa.h"
 
@@ -28,47 +30,44 @@
 #include "kernels/cuda/sdpa_graph.h"
 #include "kernels/cuda/sdpa_sizes.h"
 
-enum {
-    /* 9.18.1: ragged documents on Ampere; wrong results of the backward on Hopper fixed. */
-    OLDEST_CUDNN = 91801,
-};
-
 struct entry {
     struct sdpa_shape shape;
     struct sdpa_plan *plan; /* NULL: refused */
+    char *why;              /* then; NULL when memory ran out */
 };
 
 struct cuda_sdpa {
-    struct sdpa_engine *engine;
+    struct sdpa_engine *engine; /* NULL: cuDNN is too old */
     struct entry *entry;
     int64_t n_entry, cap;
-    char note[512];
+    struct cuda_attention_calls calls;
 };
 
 /* ---- opening ---- */
 
 bool cuda_sdpa_open(struct cuda_state *s, struct err *err)
 {
-    if (s->options.act != DTYPE_BF16 || sdpa_library_version() < OLDEST_CUDNN)
+    const size_t version = sdpa_library_version();
+    if (s->options.act != DTYPE_BF16 || version == 0)
         return true;
     struct cuda_sdpa *sdpa = calloc(1, sizeof *sdpa);
     if (sdpa == NULL)
         return err_no_memory(err, "attention plans");
-    sdpa->engine = sdpa_engine_open(s->stream, err);
-    if (sdpa->engine == NULL) {
-        free(sdpa);
-        return false;
-    }
     s->sdpa = sdpa;
-    return true;
+    if (version < CUDA_OLDEST_CUDNN)
+        return true;
+    sdpa->engine = sdpa_engine_open(s->stream, err);
+    return sdpa->engine != NULL;
 }
 
 void cuda_sdpa_close(struct cuda_sdpa *sdpa)
 {
     if (sdpa == NULL)
         return;
-    for (int64_t i = 0; i < sdpa->n_entry; i++)
+    for (int64_t i = 0; i < sdpa->n_entry; i++) {
         sdpa_plan_free(sdpa->entry[i].plan);
+        free(sdpa->entry[i].why);
+    }
     free(sdpa->entry);
     sdpa_engine_close(sdpa->engine);
     free(sdpa);
@@ -79,9 +78,27 @@ size_t cuda_sdpa_version(void)
     return sdpa_library_version();
 }
 
-const char *cuda_sdpa_note(const struct cuda_sdpa *sdpa)
+void cuda_attention_calls(struct device *d, struct cuda_attention_calls *out)
 {
-    return sdpa == NULL ? "" : sdpa->note;
+    const struct cuda_sdpa *sdpa = ((struct cuda_state *)(void *)d)->sdpa;
+    *out = sdpa == NULL ? (struct cuda_attention_calls){ 0 } : sdpa->calls;
+}
+
+/* Counts a call that was work for cuDNN. */
+static bool count(struct cuda_sdpa *sdpa, bool taken)
+{
+    if (taken)
+        sdpa->calls.taken++;
+    else
+        sdpa->calls.refused++;
+    return taken;
+}
+
+/* Why the call at hand will be refused. False. */
+static bool refuse(struct cuda_sdpa *sdpa, const char *why)
+{
+    snprintf(sdpa->calls.why, sizeof sdpa->calls.why, "%s", why);
+    return false;
 }
 
 /* ---- plans ---- */
@@ -99,13 +116,9 @@ static struct entry *new_entry(struct cuda_sdpa *sdpa)
     return &sdpa->entry[sdpa->n_entry++];
 }
 
-/* The plan for a shape, built when it is met first; NULL: cuDNN does not take it. */
-static struct sdpa_plan *find_plan(struct cuda_sdpa *sdpa, const struct sdpa_shape *shape)
+/* NULL when memory ran out. */
+static struct entry *build_entry(struct cuda_sdpa *sdpa, const struct sdpa_shape *shape)
 {
-    for (int64_t i = 0; i < sdpa->n_entry; i++) {
-        if (memcmp(&sdpa->entry[i].shape, shape, sizeof *shape) == 0)
-            return sdpa->entry[i].plan;
-    }
     struct err err = { 0 };
     struct sdpa_graph *graph = malloc(sizeof *graph);
     struct entry *e = graph == NULL ? NULL : new_entry(sdpa);
@@ -115,9 +128,24 @@ static struct sdpa_plan *find_plan(struct cuda_sdpa *sdpa, const struct sdpa_sha
         e->plan = sdpa_plan_build(sdpa->engine, graph, !shape->backward || shape->deterministic,
                                   sdpa_workspace_bytes(shape), &err);
         if (e->plan == NULL)
-            snprintf(sdpa->note, sizeof sdpa->note, "%.500s", err.text);
+            e->why = strdup(err.text);
     }
     free(graph);
+    return e;
+}
+
+/* The plan for a shape, built when it is met first; NULL: cuDNN does not take it. */
+static struct sdpa_plan *find_plan(struct cuda_sdpa *sdpa, const struct sdpa_shape *shape)
+{
+    const struct entry *e = NULL;
+    for (int64_t i = 0; i < sdpa->n_entry && e == NULL; i++) {
+        if (memcmp(&sdpa->entry[i].shape, shape, sizeof *shape) == 0)
+            e = &sdpa->entry[i];
+    }
+    if (e == NULL)
+        e = build_entry(sdpa, shape);
+    if (e == NULL || e->plan == NULL)
+        refuse(sdpa, e == NULL || e->why == NULL ? "out of memory" : e->why);
     return e == NULL ? NULL : e->plan;
 }
 
@@ -250,12 +278,11 @@ static struct sdpa_docs piece_of(const struct sdpa_docs *docs, int64_t from, int
     return piece;
 }
 
-/* Documents of one length, or the one that continues. The cut is the largest of their class. */
+/* Documents of one length, or the one that continues. */
 static bool backward_docs(const struct run *r, const struct sdpa_docs *docs,
                           const struct sdpa_shape *cut)
 {
     struct sdpa_shape s = *cut;
-    s.b = sdpa_docs_bound(docs->n);
     if (docs->n > 1 || docs->n_q[0] <= s.s_q)
         return backward_call(r, docs, &s);
     s.bottom_right = 1;
@@ -272,11 +299,14 @@ static bool backward_docs(const struct run *r, const struct sdpa_docs *docs,
 static bool call_docs(const struct run *r, const struct sdpa_docs *docs,
                       const struct sdpa_shape *cut)
 {
-    if (r->whole.backward)
-        return backward_docs(r, docs, cut);
-    struct sdpa_shape s = *cut;
-    s.b = sdpa_docs_bound(docs->n);
-    return forward_call(r, docs, &s);
+    return r->whole.backward ? backward_docs(r, docs, cut) : forward_call(r, docs, cut);
+}
+
+/* What the chunk's backward has scratch for. */
+static bool cut_to_budget(const struct run *r, struct sdpa_shape *s)
+{
+    return !r->whole.backward || sdpa_cut(s, r->budget) ||
+           refuse(r->sdpa, "too little scratch for the smallest call");
 }
 
 /* The chunk's part of document i, rows of the chunk and of the stream; 0 queries when it has none
@@ -314,12 +344,11 @@ static bool continuing_document(const struct run *r)
     s.bottom_right = 1;
     s.s_q = sdpa_tokens_bound(docs.n_q[0]);
     s.s_kv = sdpa_tokens_bound(docs.n_k[0]);
-    if (r->whole.backward && !sdpa_cut(&s, r->budget))
-        return false;
-    return call_docs(r, &docs, &s);
+    return cut_to_budget(r, &s) && call_docs(r, &docs, &s);
 }
 
-/* The documents that start in the chunk and have more than s / 2 tokens there, s at most. */
+/* The documents that start in the chunk and have more than s / 2 tokens there, s at most: in calls
+ * of one shape, whatever their number, the last filled up with empty documents. */
 static bool documents_of(const struct run *r, int64_t s)
 {
     const int64_t least = s == SDPA_LEAST_TOKENS ? 0 : s / 2;
@@ -332,10 +361,8 @@ static bool documents_of(const struct run *r, int64_t s)
         return true;
     struct sdpa_shape cut = r->whole;
     cut.s_q = cut.s_kv = s;
-    cut.b = sdpa_docs_bound(n < SDPA_MOST_DOCS ? n : SDPA_MOST_DOCS);
-    if (!r->whole.backward)
-        cut.b = sdpa_forward_docs(r->a->n_tok, s);
-    else if (!sdpa_cut(&cut, r->budget))
+    cut.b = sdpa_class_docs(r->a->n_tok, s);
+    if (!cut_to_budget(r, &cut))
         return false;
     struct sdpa_docs docs = { 0 };
     for (int64_t i = 0; i < r->a->n_doc; i++) {
@@ -367,17 +394,31 @@ static bool aligned(const void *p)
     return (uintptr_t)p % 16 == 0;
 }
 
-static bool takes(const struct backend *be, const struct attention_args *a)
+/* Whether the call is work for cuDNN; if so, whether it may be asked. */
+static bool is_work(const struct backend *be, const struct attention_args *a)
 {
-    const struct cuda_sdpa *sdpa = cuda_state_of(be)->sdpa;
-    if (sdpa == NULL || be->act != DTYPE_BF16 || a->doc_start == NULL || a->n_doc < 1 ||
-        a->d_head % 8 != 0 || a->d_head > ATTENTION_MOST_D_HEAD)
+    if (cuda_state_of(be)->sdpa == NULL || be->act != DTYPE_BF16 || a->doc_start == NULL ||
+        a->n_doc < 1)
         return false;
-    if (!aligned(a->q) || !aligned(a->k) || !aligned(a->v) || !aligned(a->o))
-        return false;
-    const int64_t first = a->doc_start[0];
-    const double keys = (double)(a->t0 + a->n_tok - first);
+    const double keys = (double)(a->t0 + a->n_tok - a->doc_start[0]);
     return keys * (double)(a->n_tok * a->n_head * a->d_head) >= sdpa_least_work();
+}
+
+static bool may_ask(struct cuda_sdpa *sdpa, const struct attention_args *a, bool backward)
+{
+    char why[sizeof sdpa->calls.why];
+    const size_t version = sdpa_library_version(), least = CUDA_OLDEST_CUDNN;
+    if (sdpa->engine == NULL) {
+        snprintf(why, sizeof why, "cuDNN %zu.%zu.%zu is older than %zu.%zu.%zu", version / 10000,
+                 version / 100 % 100, version % 100, least / 10000, least / 100 % 100, least % 100);
+        return refuse(sdpa, why);
+    }
+    if (a->d_head % 8 != 0 || a->d_head > ATTENTION_MOST_D_HEAD)
+        return refuse(sdpa, "it takes heads of a multiple of 8 dims, up to 256");
+    const bool ok =
+        aligned(a->q) && aligned(a->k) && aligned(a->v) && aligned(a->o) &&
+        (!backward || (aligned(a->d_o) && aligned(a->dq) && aligned(a->dk) && aligned(a->dv)));
+    return ok || refuse(sdpa, "it takes rows that are aligned to 16 bytes");
 }
 
 static bool find_and_queue(struct run *r)
@@ -391,16 +432,16 @@ static bool find_and_queue(struct run *r)
 
 bool cuda_sdpa_forward(struct backend *be, const struct attention_args *a, void *scratch)
 {
-    if (!takes(be, a))
+    if (!is_work(be, a))
         return false;
     struct run r = { .be = be, .sdpa = cuda_state_of(be)->sdpa, .a = a, .scratch = scratch };
     r.whole = sdpa_whole(a->n_tok, a->t0, a->n_head, a->n_kv, a->d_head);
-    return find_and_queue(&r);
+    return count(r.sdpa, may_ask(r.sdpa, a, false) && find_and_queue(&r));
 }
 
 bool cuda_sdpa_backward(struct backend *be, const struct attention_args *a, void *scratch)
 {
-    if (!takes(be, a) || !aligned(a->d_o) || !aligned(a->dq) || !aligned(a->dk) || !aligned(a->dv))
+    if (!is_work(be, a))
         return false;
     struct run r = { .be = be, .sdpa = cuda_state_of(be)->sdpa, .a = a, .scratch = scratch };
     r.whole = sdpa_whole(a->n_tok, a->t0, a->n_head, a->n_kv, a->d_head);
@@ -409,5 +450,5 @@ bool cuda_sdpa_backward(struct backend *be, const struct attention_args *a, void
     r.budget = sdpa_backward_budget(&r.whole);
     if (r.budget > sdpa_most_scratch())
         r.budget = sdpa_most_scratch();
-    return find_and_queue(&r);
+    return count(r.sdpa, may_ask(r.sdpa, a, true) && find_and_queue(&r));
 }

@@ -3,8 +3,7 @@
  *     if (!cuda_sdpa_forward(be, a, scratch))
  *         cuda_attention_forward_plain(be, a, scratch);
  *
- * A module without cuDNN (an emulated one) provides these, cuda_sdpa_open, cuda_sdpa_close and
- * cuda_sdpa_version (context.h), or this file's sdpa.c over another sdpa_graph.h.
+ * A module without cuDNN (an emulated one) has this file's sdpa.c over another sdpa_graph.h.
  */
 #ifndef KERNELS_CUDA_SDPA_H
 #define KERNELS_CUDA_SDPA_H
@@ -17,8 +16,5 @@
  * and cuda_attention_backward's (scratch.h). */
 bool cuda_sdpa_forward(struct backend *be, const struct attention_args *a, void *scratch);
 bool cuda_sdpa_backward(struct backend *be, const struct attention_args *a, void *scratch);
-
-/* Why cuDNN did not take something the last time, or "". */
-const char *cuda_sdpa_note(const struct cuda_sdpa *sdpa);
 
 #endif

@@ -19,10 +19,12 @@ enum {
     /* Tiles of keys, over heads and documents, that fill a GPU twice over. The same on every
      * device: how work is cut shows in how dk and dv are rounded. */
     SDPA_FULL = 264,
-    /* Enough for four heads of 8K tokens at once, and for 1.7K queries against 256K keys; past that
-     * it grows with the keys, so that never fewer queries share a pass over dk and dv. */
-    SDPA_BUDGET = 1 << 30,
-    SDPA_BUDGET_PER_KEY = 4096,
+    /* A backward call's scratch in units of MiB: enough for five heads of 8K tokens at once; it
+     * grows with the keys, so that 8K queries of a head share a pass over dk and dv, up to what
+     * that takes for 256K keys. */
+    SDPA_LEAST_BUDGET = 1024,
+    SDPA_MOST_BUDGET = 4352,
+    SDPA_BUDGET_PER_KEY = 2 * 8192 + 1024,
     /* Of a plan beside its formula: what cuDNN 9.19 takes is under 64 KiB. */
     SDPA_SLACK = 1 << 20,
 };
@@ -38,15 +40,6 @@ static inline int64_t sdpa_tokens_bound(int64_t n)
     int64_t bound = SDPA_LEAST_TOKENS;
     while (bound < n)
         bound *= 2;
-    return bound;
-}
-
-/* Likewise of documents: powers of four, unused ones are empty. */
-static inline int64_t sdpa_docs_bound(int64_t n)
-{
-    int64_t bound = 1;
-    while (bound < n)
-        bound *= 4;
     return bound;
 }
 
@@ -110,10 +103,12 @@ static inline struct sdpa_shape sdpa_whole(int64_t n_tok, int64_t t0, int64_t n_
                                 .ld_k = n_kv * d_head };
 }
 
-/* Documents of s tokens each that a forward call may have. */
-static inline int64_t sdpa_forward_docs(int64_t n_tok, int64_t s)
+/* Documents that a call for those of s tokens each, or more than s / 2, has: of them a chunk holds
+ * fewer than 2 n_tok / s, but of the smallest any number. The same for every chunk of as many
+ * tokens, whatever its documents: plans are few. */
+static inline int64_t sdpa_class_docs(int64_t n_tok, int64_t s)
 {
-    const int64_t most = 4 * sdpa_tokens_bound(n_tok) / s;
+    const int64_t most = (s == SDPA_LEAST_TOKENS ? 4 : 2) * sdpa_tokens_bound(n_tok) / s;
     int64_t n = 1;
     while (4 * n <= most && 4 * n <= SDPA_MOST_DOCS)
         n *= 4;
@@ -130,9 +125,11 @@ static inline size_t sdpa_forward_budget(const struct sdpa_shape *whole)
 
 static inline size_t sdpa_backward_budget(const struct sdpa_shape *whole)
 {
-    const size_t bytes = sdpa_bytes(whole), grown = (size_t)whole->s_kv * SDPA_BUDGET_PER_KEY;
-    const size_t most = grown > SDPA_BUDGET ? grown : SDPA_BUDGET;
-    return bytes < most ? bytes : most;
+    const size_t bytes = sdpa_bytes(whole), least = (size_t)SDPA_LEAST_BUDGET << 20;
+    const size_t most = (size_t)SDPA_MOST_BUDGET << 20;
+    size_t budget = (size_t)whole->s_kv * SDPA_BUDGET_PER_KEY;
+    budget = budget < least ? least : budget > most ? most : budget;
+    return bytes < budget ? bytes : budget;
 }
 
 /* ---- cutting ---- */
@@ -162,9 +159,10 @@ static inline int64_t sdpa_rows(int64_t s, int64_t pieces)
     return (rows + SDPA_ROWS - 1) / SDPA_ROWS * SDPA_ROWS;
 }
 
-/* Lowers a backward call's heads, documents and queries until it fits the budget: heads first, as
- * long as keys, documents and the heads left fill the device; then documents; then queries, each
- * piece of which makes a pass over dk and dv; then heads again. False when nothing is left. */
+/* Lowers a backward call's documents, heads and queries until it fits the budget: documents first,
+ * of which some may be empty, then heads, as long as keys, documents and heads left fill the
+ * device; then all documents but one; then queries, each piece of which makes a pass over dk and
+ * dv; then heads again. False when nothing is left. */
 static inline bool sdpa_cut(struct sdpa_shape *s, size_t budget)
 {
     const int64_t n_head = s->n_head, n_kv = s->n_kv, group = n_head / n_kv, s_q = s->s_q;
@@ -174,7 +172,9 @@ static inline bool sdpa_cut(struct sdpa_shape *s, size_t budget)
     while (sdpa_bytes(s) > budget) {
         const int64_t fewer = sdpa_fewer_heads(s->n_head, n_head, n_kv);
         const int64_t tiles = s->b * (s->s_kv / SDPA_LEAST_TOKENS);
-        if (fewer > 0 && fewer * tiles >= SDPA_FULL)
+        if (s->b > 1 && s->n_head * tiles / 4 >= SDPA_FULL)
+            s->b /= 4;
+        else if (fewer > 0 && fewer * tiles >= SDPA_FULL)
             sdpa_set_heads(s, fewer, group);
         else if (s->b > 1)
             s->b /= 4;

@@ -119,13 +119,17 @@ def gemm_floor(ops, policy):
     return None
 
 
+def order(facts):
+    return "in order" if facts["deterministic"] else "any order"
+
+
 def step_cells(facts, ops):
     s = facts["step"]
     ms = 1e3 * s["seconds"] * 1024 / s["tokens"]
     gemm = gemm_floor(ops, s["recompute"])
     used = f"{s['used_bytes'] / 1e9:.2f}" if "used_bytes" in s else "-"
     ratio = f"{s['used_of_plan']:.3f}" if "used_of_plan" in s else "-"
-    return [s["documents"], s["tokens"] // s["documents"], s["recompute"], s["pass_tokens"], s["chunk_tokens"],
+    return [s["documents"], s["tokens"] // s["documents"], s["recompute"], order(facts), s["pass_tokens"], s["chunk_tokens"],
             f"{s['seconds']:.3f}", f"{s['tokens_per_second']:.0f}", f"{ms:.2f}", f"{gemm:.2f}" if gemm else "-",
             f"{ms / gemm:.2f}" if gemm else "-", f"{s['gemm_share']:.2f}", f"{s['memory_bytes'] / 1e9:.2f}", used, ratio]
 
@@ -133,13 +137,13 @@ def step_cells(facts, ops):
 def report_steps(args):
     steps = read_lines(args.files[0])
     ops = read(args.ops) if args.ops and pathlib.Path(args.ops).exists() else None
-    head = ["documents", "of tokens", "recompute", "pass", "chunk", "s", "tok/s", "ms/1024", "GEMMs alone", "step/GEMMs",
-            "GEMM share", "plan GB", "used GB", "used/plan"]
+    head = ["documents", "of tokens", "recompute", "sums", "pass", "chunk", "s", "tok/s", "ms/1024", "GEMMs alone",
+            "step/GEMMs", "GEMM share", "plan GB", "used GB", "used/plan"]
     lines = [args.machine] + table(head, [step_cells(step, ops) for step in steps])
     for step in steps:
         where = ", ".join(f"{op['op']} {100 * op['share']:.1f} %" for op in step["ops"][:8])
         lines.append(f"{step['step']['documents']} x {step['step']['tokens'] // step['step']['documents']}, "
-                     f"{step['step']['recompute']}: {where}")
+                     f"{step['step']['recompute']}, {order(step)}: {where}")
     pathlib.Path(args.text).write_text("\n".join(lines) + "\n")
     shutil.copyfile(args.files[0], args.json)
     print("\n".join(lines))

@@ -570,6 +570,12 @@ void cuda_sdpa_close(struct cuda_sdpa *sdpa)
     assert(sdpa == NULL);
 }
 
+void cuda_attention_calls(struct device *d, struct cuda_attention_calls *out)
+{
+    (void)d;
+    *out = (struct cuda_attention_calls){ 0 };
+}
+
 size_t cuda_sdpa_version(void)
 {
     return 0;

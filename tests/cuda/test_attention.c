@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cuda/load.h"
 #include "tests/cuda/parity.h"
 
 enum { MOST_DOCS = 32 };
@@ -236,6 +237,34 @@ static void chunks_change_no_bit(void **state)
     attention_close(&whole);
 }
 
+/* Where a block may not have as much shared memory, tiles are smaller; the backward's sums keep
+ * their order. */
+static void smaller_tiles_agree(void **state)
+{
+    (void)state;
+    static const struct shape shapes[] = { { 2, 1, 128, 50, 100, 0 }, { 2, 1, 256, 72, 90, 0 } };
+    for (int i = 0; i < (parity_small() ? 1 : 2); i++) {
+        real *dq[2] = { NULL, NULL }, *dk[2] = { NULL, NULL };
+        struct attention t[2];
+        for (int small = 0; small < 2; small++) {
+            struct attention *one_of = &t[small];
+            if (small)
+                setenv("CUDA_EMULATION_SHARED", "101376", 1);
+            attention_open(one_of, DTYPE_F32, &mixed, &shapes[i]);
+            check(one_of, false);
+            dq[small] = parity_read_act(&one_of->p, one_of->cuda.dq, one_of->n_q);
+            dk[small] = parity_read_reals(&one_of->p, one_of->cuda.dk, one_of->n_k);
+            unsetenv("CUDA_EMULATION_SHARED");
+        }
+        if (i == 0) { /* at 256 dims the forward's tiles differ too, and with them its rounding */
+            assert_memory_equal(dq[0], dq[1], (size_t)t[0].n_q * sizeof(real));
+            assert_memory_equal(dk[0], dk[1], (size_t)t[0].n_k * sizeof(real));
+        }
+        attention_close(&t[1]);
+        attention_close(&t[0]);
+    }
+}
+
 /* ---- cuDNN ---- */
 
 struct case_of {
@@ -254,16 +283,40 @@ static const struct case_of cudnn_cases[] = {
 };
 enum { N_CUDNN_CASE = sizeof cudnn_cases / sizeof *cudnn_cases };
 
-/* In emulation plain loops stand for it only where they are asked for: they are slow. */
-static void run_cudnn(const struct case_of *c, bool nondeterministic)
+static void expect_calls(struct attention *t, int64_t taken, int64_t refused, const char *why)
+{
+    struct cuda_attention_calls calls;
+    char note[CUDA_NOTE_SIZE];
+    cuda_backend_attention_calls(&t->p.cuda, &calls);
+    if (calls.taken != taken || calls.refused != refused)
+        fail_msg("cuDNN took %lld calls, refused %lld (%s); expected %lld and %lld",
+                 (long long)calls.taken, (long long)calls.refused, calls.why, (long long)taken,
+                 (long long)refused);
+    assert_int_equal(cuda_attention_note(&t->p.cuda, note), refused > 0);
+    assert_true(refused == 0 || strstr(note, why) != NULL);
+    assert_false(cuda_attention_note(&t->p.cpu, note));
+}
+
+/* In emulation plain loops stand for it only where they are asked for: they are slow. Of the two
+ * calls, forward and backward, so many are refused. */
+static void run_cudnn_but(const struct case_of *c, bool nondeterministic, int64_t refused,
+                          const char *why)
 {
     struct attention t;
-    setenv("CUDA_EMULATION_SDPA", "1", 1);
+    if (getenv("CUDA_EMULATION_SDPA") == NULL)
+        setenv("CUDA_EMULATION_SDPA", "91900", 1);
     attention_open(&t, DTYPE_BF16, c->stream, &c->shape);
     t.p.cuda.nondeterministic = nondeterministic;
     check(&t, true);
+    if (t.p.emulated)
+        expect_calls(&t, 2 - refused, refused, why);
     attention_close(&t);
     unsetenv("CUDA_EMULATION_SDPA");
+}
+
+static void run_cudnn(const struct case_of *c, bool nondeterministic)
+{
+    run_cudnn_but(c, nondeterministic, 0, "");
 }
 
 static void cudnn_calls_agree(void **state)
@@ -294,9 +347,66 @@ static void cut_calls_agree(void **state)
     };
     for (int i = 0; i < 5; i++) {
         setenv("CUDA_EMULATION_SDPA_SCRATCH", cuts[i].bytes, 1);
-        run_cudnn(&cudnn_cases[cuts[i].index], false);
+        run_cudnn_but(&cudnn_cases[cuts[i].index], false, i == 4 ? 1 : 0, "too little scratch");
         unsetenv("CUDA_EMULATION_SDPA_SCRATCH");
     }
+}
+
+/* Then our own kernels run, and the reason is told. */
+static void refusals_are_told(void **state)
+{
+    (void)state;
+    const struct case_of *whole = &cudnn_cases[5];
+    struct case_of odd = *whole, shifted_rows = *whole;
+    odd.shape.d_head = 12;
+    shifted_rows.shape.shift = 4;
+    setenv("CUDA_EMULATION_SDPA", "91800", 1);
+    run_cudnn_but(whole, false, 2, "cuDNN 9.18.0 is older than 9.18.1");
+    setenv("CUDA_EMULATION_SDPA_PLANS", "0", 1);
+    run_cudnn_but(whole, false, 2, "no engine for the graph");
+    unsetenv("CUDA_EMULATION_SDPA_PLANS");
+    run_cudnn_but(&odd, false, 2, "multiple of 8 dims");
+    run_cudnn_but(&shifted_rows, false, 2, "aligned to 16 bytes");
+}
+
+/* Chunks of documents of any lengths and numbers need one forward and one backward plan for each
+ * power of two of lengths: 128 and 256 here. */
+static void plans_are_few(void **state)
+{
+    (void)state;
+    static const struct stream several[] = { { 2, { 200, 50 } },
+                                             { 5, { 60, 20, 30, 90, 50 } },
+                                             { 3, { 140, 70, 40 } },
+                                             { 2, { 120, 130 } } };
+    struct attention t;
+    setenv("CUDA_EMULATION_SDPA", "91900", 1);
+    setenv("CUDA_EMULATION_SDPA_PLANS", "4", 1);
+    attention_open(&t, DTYPE_BF16, &several[0], &(struct shape){ 2, 1, 8, 0, 250, 0 });
+    for (int i = 0; i < 4 && t.p.emulated; i++) {
+        for (int k = 0; k < several[i].n_doc; k++)
+            t.doc_start[k + 1] = t.doc_start[k] + several[i].length[k];
+        t.cuda.n_doc = several[i].n_doc;
+        op_attention_forward(&t.p.cuda, &t.cuda);
+        op_attention_backward(&t.p.cuda, &t.cuda);
+        expect_calls(&t, 2 * (i + 1), 0, "");
+    }
+    attention_close(&t);
+    unsetenv("CUDA_EMULATION_SDPA_PLANS");
+    unsetenv("CUDA_EMULATION_SDPA");
+}
+
+/* Whether there is a device; *is_hopper: one on which cuDNN must take all that it is asked for. */
+static bool has_device(bool *is_hopper)
+{
+    struct parity p;
+    struct cuda_facts facts = { 0 };
+    struct err err = { 0 };
+    parity_open(&p, DTYPE_BF16); /* skips without any */
+    const bool emulated = p.emulated;
+    parity_close(&p);
+    assert_true(cuda_available(&facts, &err));
+    *is_hopper = facts.major == 9 && facts.minor == 0 && facts.cudnn >= CUDA_OLDEST_CUDNN;
+    return !emulated;
 }
 
 /* Big enough for cuDNN itself, where there is a device. */
@@ -307,21 +417,112 @@ static void a_devices_cudnn_agrees(void **state)
     static const struct shape shapes[] = { { 20, 1, 128, 0, 2048, 0 },
                                            { 32, 8, 128, 500, 1000, 0 },
                                            { 8, 8, 64, 1100, 948, 0 } };
-    struct parity p;
-    parity_open(&p, DTYPE_BF16);
-    const bool emulated = p.emulated;
-    parity_close(&p);
-    for (int i = 0; i < 3 && !emulated; i++)
-        run(DTYPE_BF16, &documents, &shapes[i], true);
+    bool is_hopper;
+    const bool real_device = has_device(&is_hopper);
+    for (int i = 0; i < 6 && real_device; i++) {
+        struct attention t;
+        attention_open(&t, DTYPE_BF16, &documents, &shapes[i / 2]);
+        t.p.cuda.nondeterministic = i % 2 == 1;
+        check(&t, true);
+        if (is_hopper)
+            expect_calls(&t, 2, 0, "");
+        attention_close(&t);
+    }
+}
+
+struct results {
+    const real *o, *lse, *dq, *dk, *dv;
+};
+
+static struct results results_of(struct parity *p, const struct attention_args *call, int64_t n_q,
+                                 int64_t n_k)
+{
+    struct attention_args a = *call;
+    a.dk = parity_reals(p, call->dk, n_k);
+    a.dv = parity_reals(p, call->dv, n_k);
+    op_attention_forward(&p->cuda, &a);
+    op_attention_backward(&p->cuda, &a);
+    return (struct results){ .o = parity_read_act(p, a.o, n_q),
+                             .lse = parity_read_reals(p, a.lse, a.n_tok * a.n_head),
+                             .dq = parity_read_act(p, a.dq, n_q),
+                             .dk = parity_read_reals(p, a.dk, n_k),
+                             .dv = parity_read_reals(p, a.dv, n_k) };
+}
+
+/* One document of a whole chunk, which cuDNN's backward must be cut for, against our own kernels
+ * (it would take the CPU minutes): they do without being told the documents, cuDNN does not. */
+static void long_documents_agree(int64_t n_tok, bool nondeterministic, bool must_take)
+{
+    const int64_t n_head = 20, d_head = 128, n_q = n_tok * n_head * d_head, n_k = n_tok * d_head;
+    struct attention t = { 0 };
+    struct parity *p = &t.p;
+    parity_open(p, DTYPE_BF16);
+    p->cuda.nondeterministic = nondeterministic;
+    t.doc_start[1] = n_tok;
+    t.pos = malloc((size_t)n_tok * sizeof *t.pos);
+    assert_non_null(t.pos);
+    for (int64_t i = 0; i < n_tok; i++)
+        t.pos[i] = (int32_t)i;
+    const real *zeros = parity_random(p, n_k, 5, 0);
+    struct attention_args a = { .q = parity_act(p, parity_random(p, n_q, 1, 1), n_q),
+                                .k = parity_act(p, parity_random(p, n_k, 2, 1), n_k),
+                                .v = parity_act(p, parity_random(p, n_k, 3, 1), n_k),
+                                .d_o = parity_act(p, parity_random(p, n_q, 4, 1), n_q),
+                                .pos = parity_ints(p, t.pos, n_tok),
+                                .o = parity_act(p, NULL, n_q),
+                                .lse = parity_reals(p, NULL, n_tok * n_head),
+                                .dq = parity_act(p, NULL, n_q),
+                                .n_tok = n_tok,
+                                .n_head = n_head,
+                                .n_kv = 1,
+                                .d_head = d_head };
+    memcpy(&a.dk, &zeros, sizeof zeros);
+    a.dv = a.dk;
+    const struct results own = results_of(p, &a, n_q, n_k);
+    expect_calls(&t, 0, 0, "");
+    a.doc_start = t.doc_start;
+    a.n_doc = 1;
+    const struct results got = results_of(p, &a, n_q, n_k);
+    if (must_take)
+        expect_calls(&t, 2, 0, "");
+    /* Both sides are rounded. */
+    const double tolerance = 2 * p->tolerance;
+    parity_check_within(p, "o", tolerance, got.o, own.o, n_q);
+    parity_check_within(p, "lse", 1e-4, got.lse, own.lse, n_tok * n_head);
+    parity_check_within(p, "dq", tolerance, got.dq, own.dq, n_q);
+    parity_check_within(p, "dk", tolerance, got.dk, own.dk, n_k);
+    parity_check_within(p, "dv", tolerance, got.dv, own.dv, n_k);
+    attention_close(&t);
+}
+
+/* In emulation a short one, cut by force. */
+static void a_cut_document_agrees(void **state)
+{
+    (void)state;
+    bool is_hopper;
+    const bool real_device = has_device(&is_hopper);
+    setenv("CUDA_EMULATION_SDPA", "91900", 1);
+    setenv("CUDA_EMULATION_SDPA_SCRATCH", "2000000", 1);
+    for (int i = 0; i < 2 && !parity_small(); i++)
+        long_documents_agree(real_device ? 16384 : 150, i == 1, is_hopper || !real_device);
+    unsetenv("CUDA_EMULATION_SDPA_SCRATCH");
+    unsetenv("CUDA_EMULATION_SDPA");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(own_kernels_agree_in_f32),     cmocka_unit_test(own_kernels_agree_in_bf16),
-        cmocka_unit_test(chunks_change_no_bit),         cmocka_unit_test(cudnn_calls_agree),
-        cmocka_unit_test(nondeterministic_calls_agree), cmocka_unit_test(cut_calls_agree),
+        cmocka_unit_test(own_kernels_agree_in_f32),
+        cmocka_unit_test(own_kernels_agree_in_bf16),
+        cmocka_unit_test(chunks_change_no_bit),
+        cmocka_unit_test(cudnn_calls_agree),
+        cmocka_unit_test(nondeterministic_calls_agree),
+        cmocka_unit_test(cut_calls_agree),
+        cmocka_unit_test(smaller_tiles_agree),
+        cmocka_unit_test(refusals_are_told),
+        cmocka_unit_test(plans_are_few),
         cmocka_unit_test(a_devices_cudnn_agrees),
+        cmocka_unit_test(a_cut_document_agrees),
     };
     return cmocka_run_group_tests_name("cuda attention", tests, NULL, NULL);
 }

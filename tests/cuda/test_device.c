@@ -107,6 +107,30 @@ static void facts_are_the_devices(void **state)
     assert_int_equal(fake.alive, 0);
 }
 
+/* A kernel's fault is told by whatever asks next; with CUDA_LAUNCH_BLOCKING=1 that is the op. */
+static void faults_are_only_noticed_in_an_op(void **state)
+{
+    (void)state;
+    fake_reset();
+    unsetenv("CUDA_LAUNCH_BLOCKING");
+    struct opened o = open_act(DTYPE_BF16);
+    const struct cuda_state *s = cuda_state_of(&o.be);
+    fake.last_error = 700; /* an illegal access */
+    cuda_explain(s, "gemm", "an illegal access", &o.err);
+    assert_non_null(strstr(o.err.text, "fake device: an illegal access (noticed in gemm; "
+                                       "CUDA_LAUNCH_BLOCKING=1 tells the op itself); a fault of"));
+    setenv("CUDA_LAUNCH_BLOCKING", "1", 1);
+    o.err = (struct err){ 0 };
+    cuda_explain(s, "gemm", "an illegal access", &o.err);
+    assert_non_null(strstr(o.err.text, "fake device: gemm: an illegal access; a fault of"));
+    unsetenv("CUDA_LAUNCH_BLOCKING");
+    fake.last_error = 0;
+    o.err = (struct err){ 0 };
+    cuda_explain(s, "gemm", "no algorithm", &o.err);
+    assert_string_equal(o.err.text, "fake device: gemm: no algorithm");
+    close_opened(&o);
+}
+
 static void memory_that_is_not_there_is_told_in_numbers(void **state)
 {
     (void)state;
@@ -220,7 +244,7 @@ static void a_fault_sticks(void **state)
     assert_int_equal(fake.calls, calls);
     assert_string_equal(o.be.err.text, first.text);
     assert_false(o.d->finish(o.d, &o.err));
-    assert_non_null(strstr(o.err.text, "an illegal memory access was encountered; a fault of"));
+    assert_non_null(strstr(o.err.text, "an illegal memory access was encountered (noticed in "));
     o.d->free(o.d, device);
     close_opened(&o);
 }
@@ -661,6 +685,7 @@ int main(void)
         cmocka_unit_test(a_device_that_cannot_be_used_is_refused),
         cmocka_unit_test(facts_are_the_devices),
         cmocka_unit_test(memory_that_is_not_there_is_told_in_numbers),
+        cmocka_unit_test(faults_are_only_noticed_in_an_op),
         cmocka_unit_test(bytes_come_back_as_they_went),
         cmocka_unit_test(small_uploads_do_not_wait),
         cmocka_unit_test(a_fault_sticks),

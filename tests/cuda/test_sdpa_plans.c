@@ -72,13 +72,14 @@ static void backward_memory_is_bounded(void **state)
                                           .n_head = w->n_head,
                                           .n_kv = w->n_kv,
                                           .d_head = w->d_head };
-        const bool long_stream = w->t0 + w->n_tok > 262144;
+        /* In GiB: of a long stream 4.25 at most, of a short one 1. */
+        const double most = w->t0 > 0 ? 4.25 : 1;
         struct backend be = { .act = DTYPE_BF16 };
         for (int d = 0; d < 2; d++) {
             be.nondeterministic = d == 0;
             const double set_aside = (double)cuda_attention_backward_scratch(&be, &a) / gib;
             const struct sdpa_shape s = backward_of(w, d == 1);
-            if (set_aside > (long_stream ? 4 : 1))
+            if (set_aside > most)
                 fail_msg("work %d: %.2f GiB of scratch", i, set_aside);
             assert_true((double)sdpa_bytes(&s) / gib <= set_aside);
         }
@@ -109,7 +110,7 @@ static void every_cut_is_sound(void **state)
                 struct sdpa_shape cut = whole;
                 n_cut++;
                 cut.s_q = cut.s_kv = s;
-                cut.b = sdpa_docs_bound(n_tok / s < SDPA_MOST_DOCS ? n_tok / s : SDPA_MOST_DOCS);
+                cut.b = sdpa_class_docs(n_tok, s);
                 assert_true(sdpa_cut(&cut, budget));
                 assert_true(sdpa_bytes(&cut) <= budget);
                 assert_true(whole.n_head % cut.n_head == 0 && cut.n_head % cut.n_kv == 0);
@@ -119,6 +120,26 @@ static void every_cut_is_sound(void **state)
         }
     }
     assert_true(n_cut > 100);
+}
+
+/* 8K queries of a head against up to 256K keys are one call, and documents that fill a chunk are
+ * one or a few calls of all heads. */
+static void long_passes_are_whole(void **state)
+{
+    (void)state;
+    const struct sdpa_shape continuing = backward_of(&works[5], true);
+    assert_int_equal(continuing.s_q, 8192);
+    for (int64_t s = 128; s <= 4096; s *= 2) {
+        struct sdpa_shape whole = sdpa_whole(16384, 0, 20, 1, 128);
+        whole.backward = whole.deterministic = 1;
+        struct sdpa_shape cut = whole;
+        cut.s_q = cut.s_kv = s;
+        cut.b = sdpa_class_docs(16384, s);
+        assert_true(sdpa_cut(&cut, sdpa_backward_budget(&whole)));
+        assert_int_equal(cut.n_head, 20);
+        assert_int_equal(cut.s_q, s);
+        assert_true(cut.b * s >= 4096);
+    }
 }
 
 /* ---- cuDNN ---- */
@@ -232,12 +253,10 @@ static void hopper_has_plans(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(backward_memory_is_bounded),
-        cmocka_unit_test(every_cut_is_sound),
-        cmocka_unit_test(hopper_has_plans),
+        cmocka_unit_test(backward_memory_is_bounded),    cmocka_unit_test(every_cut_is_sound),
+        cmocka_unit_test(long_passes_are_whole),         cmocka_unit_test(hopper_has_plans),
 #ifdef WITH_CUDNN
-        cmocka_unit_test(ampere_has_plans_in_any_order),
-        cmocka_unit_test(a_greedy_plan_is_refused),
+        cmocka_unit_test(ampere_has_plans_in_any_order), cmocka_unit_test(a_greedy_plan_is_refused),
 #endif
     };
     return cmocka_run_group_tests_name("attention plans", tests, NULL, NULL);

@@ -580,9 +580,11 @@ cudaError_t cuda_emulation_allow_shared(const void *kernel, int bytes)
     int i = 0;
     while (i < n_allowed && allowed[i].kernel != kernel)
         i++;
-    if (bytes < 0 || bytes > SHARED_LIMIT || i == MAX_ALLOWED) {
+    const char *limited = getenv("CUDA_EMULATION_SHARED");
+    const int limit = limited == nullptr ? SHARED_LIMIT : atoi(limited);
+    if (bytes < 0 || bytes > limit || i == MAX_ALLOWED) {
         snprintf(last_report, sizeof(last_report), "%d bytes of shared memory, the limit is %d",
-                 bytes, SHARED_LIMIT);
+                 bytes, limit);
         return last_error = cudaErrorInvalidValue;
     }
     allowed[i] = { kernel, size_t(bytes) };

@@ -12,6 +12,7 @@
  *   CUDA_EMULATION_ORDER=forward|reversed|random[:SEED]   the order in which threads and blocks
  * run; a correct kernel gives the same result in every one CUDA_EMULATION_FAIL=N the Nth launch
  * fails, as a faulty device
+ *   CUDA_EMULATION_SHARED=BYTES   of shared memory that a block may ask for (227 KiB)
  */
 #ifndef TESTS_EMULATION_CUDA_EMULATION_H
 #define TESTS_EMULATION_CUDA_EMULATION_H

@@ -1,7 +1,8 @@
 /* The emulated device: what kernels/cuda's C files make of a real one. All runs at once and in
  * order, so there is nothing to wait for; memory is the host's, closed to it (emulated.h).
  *
- * CUDA_EMULATION_MEMORY in the environment: bytes there are (default 1 GiB).
+ * In the environment: CUDA_EMULATION_MEMORY, bytes there are (default 1 GiB);
+ * CUDA_EMULATION_SHARED, bytes of shared memory that a block may have (default 227 KiB).
  */
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,12 @@ static size_t device_memory(void)
 {
     const char *bytes = getenv("CUDA_EMULATION_MEMORY");
     return bytes == NULL ? (size_t)1 << 30 : (size_t)strtoull(bytes, NULL, 10);
+}
+
+static size_t shared_bytes(void)
+{
+    const char *bytes = getenv("CUDA_EMULATION_SHARED");
+    return bytes == NULL ? (size_t)227 << 10 : (size_t)strtoull(bytes, NULL, 10);
 }
 
 /* ---- struct device ---- */
@@ -65,6 +72,7 @@ static bool device_facts(struct cuda_facts *out, struct err *err)
                                 .n_sm = 3,
                                 .memory = device_memory(),
                                 .l2_bytes = (size_t)1 << 20,
+                                .shared_bytes = shared_bytes(),
                                 .cudnn = cuda_sdpa_version() };
     memcpy(out->name, device_name, sizeof device_name);
     memcpy(out->built_for, "host", sizeof "host");
@@ -88,6 +96,7 @@ static struct device *device_open(const struct cuda_options *options, struct err
     memcpy(s->name, device_name, sizeof device_name);
     s->major = 9;
     s->n_sm = 3;
+    s->shared_bytes = shared_bytes();
     if (!cuda_sdpa_open(s, err)) {
         device_close(&s->device);
         return NULL;
@@ -106,7 +115,8 @@ const struct cuda_module jambatune_cuda_module = { .version = CUDA_MODULE_VERSIO
                                                    .ops = &cuda_ops,
                                                    .facts = device_facts,
                                                    .open = device_open,
-                                                   .tune = device_tune };
+                                                   .tune = device_tune,
+                                                   .attention_calls = cuda_attention_calls };
 
 /* ---- errors and copies ---- */
 

@@ -4,8 +4,9 @@
  * Values are f32, rounded to bf16 where the graph says so. What lies past a document's queries or
  * keys is NaN when read and never written: no result may depend on it.
  *
- * In the environment: CUDA_EMULATION_SDPA, without which there is no such library here and our own
- * kernels run; CUDA_EMULATION_SDPA_SCRATCH: the bytes that calls are cut down to.
+ * In the environment: CUDA_EMULATION_SDPA, the version of cuDNN that there is, without which there
+ * is no such library here and our own kernels run; CUDA_EMULATION_SDPA_SCRATCH: the bytes that
+ * calls are cut down to; CUDA_EMULATION_SDPA_PLANS: how many plans can be built.
  */
 #include "kernels/cuda/sdpa_graph.h"
 
@@ -39,7 +40,8 @@ struct document {
 
 size_t sdpa_library_version(void)
 {
-    return getenv("CUDA_EMULATION_SDPA") == NULL ? 0 : 99999;
+    const char *version = getenv("CUDA_EMULATION_SDPA");
+    return version == NULL ? 0 : (size_t)strtoull(version, NULL, 10);
 }
 
 double sdpa_least_work(void)
@@ -79,6 +81,11 @@ struct sdpa_plan *sdpa_plan_build(struct sdpa_engine *e, const struct sdpa_graph
 {
     (void)deterministic;
     (void)most_workspace;
+    const char *most = getenv("CUDA_EMULATION_SDPA_PLANS");
+    if (most != NULL && e->n_plan >= atoi(most)) {
+        err_set(err, ERR_DEVICE, "no engine for the graph");
+        return NULL;
+    }
     struct sdpa_plan *p = calloc(1, sizeof *p);
     if (p == NULL) {
         err_no_memory(err, "an attention plan");

@@ -345,7 +345,7 @@ static void ordinary_data_never_takes_more_than_the_plan(void **state)
 static void tokens_that_choose_differently_take_less_than_the_plan(void **state)
 {
     (void)state;
-    const struct setting s = { .shape = { PASS_TOKENS, PASS_TOKENS, RECOMPUTE_LAYER },
+    const struct setting s = { .shape = { PASS_TOKENS, PASS_TOKENS, RECOMPUTE_LAYER, 0 },
                                .training = true,
                                .dropout = true,
                                .threads = 1 };

@@ -8,7 +8,7 @@
 static bool wants_cuda(const struct compute *c, struct cuda_facts *facts, struct err *reason)
 {
     *facts = (struct cuda_facts){ 0 };
-    if (c->device == COMPUTE_CPU || REAL_IS_DOUBLE)
+    if (c->device == COMPUTE_CPU)
         return false;
     const bool there = cuda_available(facts, reason);
     return there || c->device == COMPUTE_CUDA;

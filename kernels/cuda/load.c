@@ -84,13 +84,13 @@ static const struct cuda_module *open_module(const char *path, struct err *err)
 
 const struct cuda_module *cuda_load(struct err *err)
 {
-    if (REAL_IS_DOUBLE) {
-        err_set(err, ERR_DEVICE, "this build computes in double; CUDA devices need one in float");
-        return NULL;
-    }
     const char *named = getenv("JAMBATUNE_CUDA_MODULE");
     if (named != NULL && strcmp(named, "none") == 0) {
         err_set(err, ERR_DEVICE, "CUDA is switched off (JAMBATUNE_CUDA_MODULE=none)");
+        return NULL;
+    }
+    if (REAL_IS_DOUBLE) {
+        err_set(err, ERR_DEVICE, "this build computes in double; CUDA devices need one in float");
         return NULL;
     }
     if (named != NULL && named[0] != '\0')

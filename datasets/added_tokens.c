@@ -269,6 +269,17 @@ static void take_token(struct added_scan *scan, const struct added_token *token,
     scan->done = end;
 }
 
+/* Whether a special token spelled by bytes [begin, end) counts as one. */
+static bool is_special_here(const struct added_scan *scan, size_t begin, size_t end)
+{
+    if (!scan->special || scan->plain_text == NULL)
+        return scan->special;
+    if (scan->at == NULL)
+        return !range_list_overlaps(scan->plain_text, begin, end);
+    return !range_list_overlaps(scan->plain_text, (size_t)scan->at[begin],
+                                (size_t)scan->at[end - 1] + 1);
+}
+
 bool added_scan_next(struct added_scan *scan)
 {
     for (size_t i = scan->from; scan->trie->n > 0 && i < scan->n && !scan->failed; i++) {
@@ -278,7 +289,7 @@ bool added_scan_next(struct added_scan *scan)
         if (token == NULL)
             continue;
         scan->from = end;
-        if ((!token->special || scan->special) &&
+        if ((!token->special || is_special_here(scan, i, end)) &&
             (!token->single_word || stands_alone(scan, i, end))) {
             take_token(scan, token, i, end);
             return !scan->failed;

@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "datasets/byte_range.h"
 #include "datasets/normalizer.h"
 #include "datasets/pattern.h"
 #include "datasets/token_map.h"
@@ -57,8 +58,10 @@ void added_free(struct added_tokens *added);
 struct added_scan {
     const struct added_tokens *added;
     const struct added_trie *trie;
-    bool special; /* whether special tokens are recognised */
+    bool special;                        /* whether special tokens are recognised */
+    const struct range_list *plain_text; /* where they are not all the same; NULL: nowhere */
     const char *bytes;
+    const int32_t *at; /* where each byte stands in the text of plain_text; NULL: at its index */
     size_t n;
 
     size_t from, done; /* where the search goes on; the end of the last token */

@@ -14,6 +14,7 @@ struct reading {
     const struct record_options *options;
     enum data_type type;
     const char *text, *prompt, *completion, *input_ids, *labels; /* names of fields */
+    const char *messages, *instruction, *output;
 };
 
 static const char *name_or(const char *name, const char *usual)
@@ -32,12 +33,17 @@ static struct reading start(json_t *json, const struct data_source *source, cons
         .completion = name_or(source->field_completion, "completion"),
         .input_ids = name_or(source->field_input_ids, "input_ids"),
         .labels = name_or(source->field_labels, "labels"),
+        .messages = name_or(source->field_messages, "messages"),
+        .instruction = name_or(source->field_instruction, "instruction"),
+        .output = name_or(source->field_output, "output"),
     };
 }
 
 const char *record_type_name(enum data_type type)
 {
-    static const char *const names[] = { "auto", "text", "completion", "input_ids" };
+    static const char *const names[] = {
+        "auto", "text", "completion", "input_ids", "chat", "alpaca"
+    };
     return names[type];
 }
 
@@ -47,6 +53,7 @@ void record_free(struct record *r)
     free(r->labels);
     token_list_free(&r->tokens);
     text_free(&r->text);
+    chat_rendering_free(&r->chat);
     *r = (struct record){ 0 };
 }
 
@@ -126,6 +133,16 @@ static bool encode(const struct reading *in, struct record *out, struct err *err
     return true;
 }
 
+static bool check_id(const struct reading *in, int32_t id, struct err *err)
+{
+    const int64_t vocab_size = in->options->vocab_size;
+    return (id >= 0 && id < vocab_size) || err_set(err, ERR_DATA,
+                                                   "%s: the tokenizer gives id %" PRId32
+                                                   ", but the model's vocabulary ends at %" PRId64
+                                                   "; is this tokenizer.json of this model?",
+                                                   in->place, id, vocab_size - 1);
+}
+
 /* Tokens that begin before byte `trained_from` carry no loss. One that lies across that edge does
  * not either: at generation the prompt ends there, and such a token is never asked for. */
 static bool read_tokens(const struct reading *in, size_t trained_from, struct record *out,
@@ -137,12 +154,8 @@ static bool read_tokens(const struct reading *in, size_t trained_from, struct re
     out->n = out->tokens.n;
     for (int64_t t = 0; t < out->n; t++) {
         const int32_t id = out->tokens.ids[t];
-        if (id < 0 || id >= o->vocab_size)
-            return err_set(err, ERR_DATA,
-                           "%s: the tokenizer gives id %" PRId32
-                           ", but the model's vocabulary ends at %" PRId64
-                           "; is this tokenizer.json of this model?",
-                           in->place, id, o->vocab_size - 1);
+        if (!check_id(in, id, err))
+            return false;
         const bool trained = o->train_on_inputs || (size_t)out->tokens.begin[t] >= trained_from;
         out->ids[t] = id;
         out->labels[t] = trained ? id : NO_TARGET;
@@ -168,6 +181,58 @@ static bool read_text(const struct reading *in, struct record *out, struct err *
         return err_no_memory(err, "a document's text");
     out->is_empty = out->text.len == 0;
     return read_tokens(in, trained_from, out, err);
+}
+
+/* ---- conversations ---- */
+
+static bool check_answer(const struct reading *in, const struct chat *chat, struct err *err)
+{
+    for (int64_t i = 0; i < chat->n_message; i++) {
+        if (chat_role(chat, i) == CHAT_ASSISTANT)
+            return true;
+    }
+    return err_set(
+        err, ERR_DATA,
+        "%s: the assistant says nothing in it, so there is nothing to train on; expected "
+        "a message whose role is assistant",
+        in->place);
+}
+
+static bool take_rendering(const struct reading *in, struct record *out, struct err *err)
+{
+    const struct token_list *tokens = &out->chat.tokens;
+    if (!reserve(out, tokens->n, err))
+        return false;
+    out->n = tokens->n;
+    out->is_empty = out->chat.n == 0;
+    for (int64_t t = 0; t < out->n; t++) {
+        if (!check_id(in, tokens->ids[t], err))
+            return false;
+        out->ids[t] = tokens->ids[t];
+        out->labels[t] = out->chat.trained[t] ? tokens->ids[t] : NO_TARGET;
+    }
+    return true;
+}
+
+static bool read_chat(const struct reading *in, const struct data_source *source,
+                      struct record *out, struct err *err)
+{
+    const struct record_options *o = in->options;
+    const struct chat_options options = { .template = o->chat_template,
+                                          .tokenizer = o->tokenizer,
+                                          .train_on_inputs = o->train_on_inputs,
+                                          .last_turn_only = o->last_turn_only,
+                                          .mask_reasoning = o->mask_reasoning };
+    struct chat chat = { 0 };
+    if (o->tokenizer == NULL || o->chat_template == NULL)
+        return err_set(err, ERR_DATA, "%s: is a conversation, but there is no %s to read it with",
+                       in->place, o->tokenizer == NULL ? "tokenizer" : "chat template");
+    const bool ok = chat_read(in->json, source, in->place, &chat, err) &&
+                    (o->train_on_inputs || check_answer(in, &chat, err)) &&
+                    chat_render(&chat, &options, in->place, &out->chat, err) &&
+                    take_rendering(in, out, err);
+    chat_free(&chat);
+    return ok;
 }
 
 /* ---- ready-made ids ---- */
@@ -255,19 +320,21 @@ bool record_read(json_t *json, const struct data_source *source,
 {
     struct reading in = start(json, source, place);
     in.options = options;
-    return in.type == DATA_INPUT_IDS ? read_ids(&in, out, err) : read_text(&in, out, err);
+    switch (in.type) {
+    case DATA_INPUT_IDS:
+        return read_ids(&in, out, err);
+    case DATA_CHAT:
+    case DATA_ALPACA:
+        return read_chat(&in, source, out, err);
+    default:
+        return read_text(&in, out, err);
+    }
 }
 
 /* ---- what kind of record ---- */
 
 static bool cannot_guess(const struct reading *in, struct err *err)
 {
-    if (json_object_get(in->json, "messages") != NULL ||
-        json_object_get(in->json, "conversations") != NULL)
-        return err_set(
-            err, ERR_DATA,
-            "%s: is a chat, which is not read; render it to \"%s\" and \"%s\", or to \"%s\"",
-            in->place, in->prompt, in->completion, in->text);
     struct text names = { 0 };
     const char *key = NULL;
     json_t *value = NULL;
@@ -280,12 +347,12 @@ static bool cannot_guess(const struct reading *in, struct err *err)
     }
     if (n > 8)
         text_puts(&names, ", ...");
-    err_set(
-        err, ERR_DATA,
-        "%s: has %s; expected \"%s\", or \"%s\" and \"%s\", or \"%s\"; set the data set's type and "
-        "the names of its fields",
-        in->place, names.data != NULL ? names.data : "no fields", in->text, in->prompt,
-        in->completion, in->input_ids);
+    err_set(err, ERR_DATA,
+            "%s: has %s; expected \"%s\", or \"%s\" and \"%s\", or \"%s\", or \"%s\"; set the data "
+            "set's "
+            "type and the names of its fields",
+            in->place, names.data != NULL ? names.data : "no fields", in->text, in->prompt,
+            in->completion, in->messages, in->input_ids);
     text_free(&names);
     return false;
 }
@@ -299,9 +366,13 @@ bool record_guess(json_t *json, const struct data_source *source, const char *pl
         [DATA_COMPLETION] = json_object_get(json, in.prompt) != NULL &&
                             json_object_get(json, in.completion) != NULL,
         [DATA_INPUT_IDS] = json_object_get(json, in.input_ids) != NULL,
+        [DATA_CHAT] = json_object_get(json, in.messages) != NULL ||
+                      json_object_get(json, "conversations") != NULL,
+        [DATA_ALPACA] = json_object_get(json, in.instruction) != NULL &&
+                        json_object_get(json, in.output) != NULL,
     };
     enum data_type found = DATA_AUTO;
-    for (int i = DATA_TEXT; i <= DATA_INPUT_IDS; i++) {
+    for (int i = DATA_TEXT; i <= DATA_ALPACA; i++) {
         if (!fits[i])
             continue;
         if (found != DATA_AUTO)

@@ -7,8 +7,16 @@
  *     record_free(&r);
  *
  * text        {text}: all of it carries loss; EOS at the end
+ *
  * completion  {prompt, completion}: tokenised as one text, EOS at the end; the tokens that begin
- * inside the completion carry loss, and EOS input_ids   {input_ids, labels?}: taken as they are
+ * inside the completion carry loss
+ *
+ * input_ids   {input_ids, labels?}: taken as they are
+ *
+ * chat        {messages, tools?, documents?}, {conversations}: rendered by the chat template, which
+ * writes BOS and ends turns; what the assistant must produce carries loss
+ *
+ * alpaca      {instruction, input?, output}: the same, a question and its answer
  */
 #ifndef DATASETS_RECORD_H
 #define DATASETS_RECORD_H
@@ -17,7 +25,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "datasets/chat_render.h"
 #include "datasets/config.h"
+#include "datasets/template.h"
 #include "datasets/tokenizer.h"
 #include "kernels/core/err.h"
 #include "kernels/core/text.h"
@@ -29,6 +39,9 @@ struct record_options {
     int32_t eos;                       /* -1: none is put at the end */
     int64_t vocab_size;                /* ids must lie below it */
     bool train_on_inputs;              /* prompts carry loss too */
+    /* Conversations: see datasets/chat_render.h. */
+    const struct chat_template *chat_template; /* may be NULL where there are none */
+    bool last_turn_only, mask_reasoning;
 };
 
 struct record {
@@ -37,9 +50,10 @@ struct record {
     bool is_empty;            /* no text, or no ids; of a text BOS and EOS are there all the same */
     struct token_list tokens; /* scratch */
     struct text text;
+    struct chat_rendering chat; /* of a conversation: its text, spans and how they were found */
 };
 
-/* "text", "completion", "input_ids", "auto". */
+/* "text", "completion", "input_ids", "chat", "alpaca", "auto". */
 const char *record_type_name(enum data_type type);
 
 /* The type whose fields the record has; an error when it has those of none, or of two. */

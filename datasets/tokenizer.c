@@ -249,6 +249,7 @@ int32_t tokenizer_bos(const struct tokenizer *tok)
 struct encoder {
     const struct tokenizer *tok;
     bool special;
+    const struct range_list *plain_text; /* see struct added_scan */
     struct aligned_text text, spare;
     struct pre_tokenizer_scratch pre;
     struct bpe_scratch bpe;
@@ -280,7 +281,9 @@ static bool encode_plain(struct encoder *e, const char *text, size_t begin, size
     struct added_scan scan = { .added = &tok->added,
                                .trie = &tok->added.normalized,
                                .special = e->special,
+                               .plain_text = e->plain_text,
                                .bytes = e->text.bytes,
+                               .at = e->text.at,
                                .n = e->text.n };
     while (added_scan_next(&scan)) {
         if (scan.plain < scan.begin &&
@@ -297,6 +300,7 @@ static bool encode_text(struct encoder *e, const char *text, size_t n, struct er
     struct added_scan scan = { .added = &e->tok->added,
                                .trie = &e->tok->added.raw,
                                .special = e->special,
+                               .plain_text = e->plain_text,
                                .bytes = text,
                                .n = n };
     while (added_scan_next(&scan)) {
@@ -359,6 +363,49 @@ bool tokenizer_encode_special(const struct tokenizer *tok, const char *text, siz
 {
     struct encoder e = { .tok = tok, .special = true, .out = out };
     return encode(&e, text, n, add_special, err);
+}
+
+bool tokenizer_encode_template(const struct tokenizer *tok, const char *text, size_t n,
+                               const struct range_list *plain_text, struct token_list *out,
+                               struct err *err)
+{
+    struct encoder e = { .tok = tok, .special = true, .plain_text = plain_text, .out = out };
+    return encode(&e, text, n, false, err);
+}
+
+/* Those that are matched normalised are found by encoding: only that knows where they end up. */
+static bool find_by_encoding(const struct tokenizer *tok, const char *text, size_t n,
+                             struct range_list *out, struct err *err)
+{
+    struct token_list tokens = { 0 };
+    bool ok = tokenizer_encode_special(tok, text, n, false, &tokens, err);
+    for (int64_t t = 0; ok && t < tokens.n; t++) {
+        const size_t begin = (size_t)tokens.begin[t];
+        const size_t end = t + 1 < tokens.n ? (size_t)tokens.begin[t + 1] : n;
+        if (tok->special[tokens.ids[t]] && end > begin)
+            ok = range_list_add(out, begin, end) || err_no_memory(err, "special tokens");
+    }
+    token_list_free(&tokens);
+    return ok;
+}
+
+bool tokenizer_find_special(const struct tokenizer *tok, const char *text, size_t n,
+                            struct range_list *out, struct err *err)
+{
+    if (!check_text(text, n, err))
+        return false;
+    for (size_t i = 0; i < tok->added.n; i++) {
+        if (tok->added.tokens[i].special && tok->added.tokens[i].normalized)
+            return find_by_encoding(tok, text, n, out, err);
+    }
+    struct added_scan scan = {
+        .added = &tok->added, .trie = &tok->added.raw, .special = true, .bytes = text, .n = n
+    };
+    while (added_scan_next(&scan)) {
+        if (scan.token != NULL && scan.token->special && !range_list_add(out, scan.begin, scan.end))
+            return err_no_memory(err, "special tokens");
+    }
+    return !scan.failed || err_no_memory(err, "special tokens");
 }
 
 /* --- decoding --- */

@@ -22,6 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "datasets/byte_range.h"
 #include "kernels/core/err.h"
 #include "kernels/core/text.h"
 
@@ -71,6 +72,18 @@ bool tokenizer_encode(const struct tokenizer *tok, const char *text, size_t n, b
                       struct token_list *out, struct err *err);
 bool tokenizer_encode_special(const struct tokenizer *tok, const char *text, size_t n,
                               bool add_special, struct token_list *out, struct err *err);
+
+/* tokenizer_encode_special, without the post-processor's tokens, for text that a template wrote
+ * around text of users: a special token whose spelling has a byte in common with a range of
+ * `plain_text` (merged) stays text. */
+bool tokenizer_encode_template(const struct tokenizer *tok, const char *text, size_t n,
+                               const struct range_list *plain_text, struct token_list *out,
+                               struct err *err);
+
+/* Appends to `out`, in order, where text[0..n) spells special tokens: what
+ * tokenizer_encode_special would not leave as text. */
+bool tokenizer_find_special(const struct tokenizer *tok, const char *text, size_t n,
+                            struct range_list *out, struct err *err);
 
 /* Appends the text of ids[0..n). skip_special leaves special tokens out; ids without a piece (the
  * padding of a vocabulary) are left out too; a negative id is an error. */

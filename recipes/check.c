@@ -88,6 +88,8 @@ void load_check(struct load *load, enum recipe_need need)
             "lora_target_linear", "keep one");
     r->lora.all_linear = r->lora.all_linear || r->lora_target_linear;
     r->data.seed = r->seed;
+    exclude(load, r->data.train_on_inputs && r->data.train_on_last_turn_only, "train_on_inputs",
+            "train_on_last_turn_only", "keep one");
     check_schedule(load);
     check_evaluation(load, need);
     if (need != RECIPE_NEED_NOTHING)

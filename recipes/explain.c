@@ -1,10 +1,12 @@
 /* The table the other way round: values as YAML, with where they come from and what they mean. */
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "datasets/config.h"
 #include "kernels/core/file.h"
 #include "recipes/recipe.h"
 #include "recipes/schema.h"
@@ -150,6 +152,57 @@ static void put_model(const char *model, enum style style, struct text *out)
 static void put_value(const struct field *field, const void *base, enum style style,
                       struct text *out);
 
+/* As YAML in flow style, which is JSON but for the strings. */
+static void put_json(json_t *value, struct text *out)
+{
+    const bool is_list = json_is_array(value);
+    const char *key = NULL, *gap = "";
+    json_t *item = NULL;
+    switch (json_typeof(value)) {
+    case JSON_OBJECT:
+    case JSON_ARRAY:
+        text_puts(out, is_list ? "[" : "{");
+        for (size_t i = 0; i < json_array_size(value); i++) {
+            text_puts(out, i > 0 ? ", " : "");
+            put_json(json_array_get(value, i), out);
+        }
+        json_object_foreach(value, key, item)
+        {
+            text_puts(out, gap);
+            put_string(key, out);
+            text_puts(out, ": ");
+            put_json(item, out);
+            gap = ", ";
+        }
+        text_puts(out, is_list ? "]" : "}");
+        break;
+    case JSON_STRING:
+        put_string(json_string_value(value), out);
+        break;
+    case JSON_INTEGER:
+        text_printf(out, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+        break;
+    case JSON_REAL: /* with a point, or it would be read back as an integer */
+        if (fabs(json_real_value(value)) < 1e15 &&
+            json_real_value(value) == floor(json_real_value(value)))
+            text_printf(out, "%.1f", json_real_value(value));
+        else
+            put_real(json_real_value(value), out);
+        break;
+    default:
+        text_puts(out, json_is_true(value) ? "true" : json_is_false(value) ? "false" : "null");
+        break;
+    }
+}
+
+static void put_variables(json_t *value, struct text *out)
+{
+    if (value == NULL)
+        text_puts(out, "null");
+    else
+        put_json(value, out);
+}
+
 /* {path: x, type: text}: the other members only where they are not at their defaults. */
 static void put_source(const struct data_source *source, enum style style, struct text *out)
 {
@@ -220,6 +273,7 @@ static void put_value(const struct field *field, const void *base, enum style st
         text_puts(out, field_enum_name(field, *(const int *)slot));
         break;
     case FIELD_STRING:
+    case FIELD_DATE:
         put_string(*string, out);
         break;
     case FIELD_PATH:
@@ -227,6 +281,13 @@ static void put_value(const struct field *field, const void *base, enum style st
         break;
     case FIELD_MODEL:
         put_model(*string, style, out);
+        break;
+    case FIELD_TEMPLATE:
+        put_path(*string, *string != NULL && data_is_own_template(*string) ? STYLE_SHORT : style,
+                 out);
+        break;
+    case FIELD_VARIABLES:
+        put_variables(*(json_t *const *)slot, out);
         break;
     case FIELD_TRAIN:
         put_sources(data->train, data->n_train, style, out);

@@ -14,12 +14,17 @@
 #define NO_SCHEDULE "the schedules have no further settings: remove the key"
 #define NO_STOP                                                                                    \
     "the run goes on to its last step, and output_dir/best keeps the best adapter: remove the key"
-#define NO_CHAT                                                                                    \
-    "chat data is not supported yet: give prompt and completion, or input_ids and labels"
+#define OWN_TEMPLATE "one template serves all data sets: set chat_template of the recipe"
+#define OWN_NAMES                                                                                  \
+    "name the fields of a message by field_role, field_content and field_train, others as the "    \
+    "template reads them"
+#define ASSISTANT_ONLY                                                                             \
+    "what the assistant must produce carries loss, the end of its turn included: remove the key, " \
+    "or give messages 'train: false'"
 #define NO_SAVES "no checkpoints are written during the run; the final and the best adapter are"
 #define RECORDS                                                                                    \
-    "records hold text, prompt and completion, or input_ids: name their fields by field_text, "    \
-    "field_prompt, ..."
+    "records hold text, prompt and completion, messages, instruction and output, or input_ids: "   \
+    "name their fields by field_text, field_prompt, ..."
 
 const struct foreign foreign_recipe_keys[] = {
     /* trackers and uploads */
@@ -120,10 +125,7 @@ const struct foreign foreign_recipe_keys[] = {
     { "padding_free", NULL, NULL, NULL },
     { "batch_flattening*", NULL, NULL, NULL },
     { "multipack_real_batches", NULL, NULL, NULL },
-    { "chat_template", NULL, "only chat data uses it", NULL },
-    { "chat_template_jinja", NULL, "only chat data uses it", NULL },
-    { "default_system_message", NULL, "only chat data uses it", NULL },
-    { "eot_tokens", NULL, "only chat data uses it", NULL },
+    { "eot_tokens", NULL, "what ends a turn is found from the chat template", NULL },
     /* evaluation, saving, processes */
     { "eval_sample_packing", NULL, NULL, NULL },
     { "eval_batch_size", NULL, NULL, NULL },
@@ -263,6 +265,9 @@ const struct foreign foreign_recipe_keys[] = {
     { "auto_resume_from_checkpoints",
       "a run cannot be resumed yet; lora_model_dir continues from an adapter", NULL, NULL },
     { "plugins", "a recipe runs no code: remove the key", NULL, NULL },
+    { "chat_template_jinja", "give the template's file as 'chat_template'", NULL, NULL },
+    { "default_system_message",
+      "give the records their system message, or write it into the chat template", NULL, NULL },
     { "pretraining_dataset", "use 'datasets' with 'type: text'", NULL, NULL },
     { "dataset_exact_deduplication", "records are used as they are: remove doubles from the file",
       NULL, NULL },
@@ -284,20 +289,22 @@ const struct foreign foreign_source_keys[] = {
     { "name", "data sets are files: download it and give the file as path", NULL, NULL },
     { "revision", "data sets are files: download it and give the file as path", NULL, NULL },
     { "shards*", "all records of a file are used: cut the file instead", NULL, NULL },
-    { "conversation", NO_CHAT, NULL, NULL },
-    { "chat_template*", NO_CHAT, NULL, NULL },
-    { "message_*", NO_CHAT, NULL, NULL },
-    { "roles*", NO_CHAT, NULL, NULL },
-    { "train_on_eo*", NO_CHAT, NULL, NULL },
-    { "drop_system_message", NO_CHAT, NULL, NULL },
-    { "split_thinking", NO_CHAT, NULL, NULL },
-    { "field_messages", NO_CHAT, NULL, NULL },
-    { "field_human", NO_CHAT, NULL, NULL },
-    { "field_model", NO_CHAT, NULL, NULL },
-    { "field_instruction", RECORDS, NULL, NULL },
-    { "field_input", RECORDS, NULL, NULL },
-    { "field_output", RECORDS, NULL, NULL },
-    { "field_system", RECORDS, NULL, NULL },
+    { "conversation", OWN_TEMPLATE, NULL, NULL },
+    { "chat_template*", OWN_TEMPLATE, NULL, "tokenizer_default" },
+    { "message_*", OWN_NAMES, NULL, NULL },
+    { "roles",
+      "roles are system, user, assistant and tool, or ShareGPT's human, gpt, observation and "
+      "function_call: rename others in the file",
+      NULL, NULL },
+    { "roles_to_train", ASSISTANT_ONLY, NULL, "assistant gpt" },
+    { "train_on_eo*", ASSISTANT_ONLY, NULL, "turn" },
+    { "drop_system_message", "leave the system messages out of the file", NULL, NULL },
+    { "split_thinking", "reasoning is read from reasoning_content and <think> tags: remove the key",
+      NULL, NULL },
+    { "field_thinking", "rename the field to reasoning_content in the file", NULL,
+      "reasoning_content" },
+    { "field_human", RECORDS, NULL, NULL },
+    { "field_model", RECORDS, NULL, NULL },
     { "input_format", RECORDS, NULL, NULL },
     { NULL, NULL, NULL, NULL },
 };

@@ -2,6 +2,8 @@
 #ifndef RECIPES_LOAD_H
 #define RECIPES_LOAD_H
 
+#include <jansson.h>
+
 #include "recipes/node.h"
 #include "recipes/recipe.h"
 #include "recipes/schema.h"
@@ -53,6 +55,10 @@ bool load_layers(struct load *load, const struct field *field, const struct node
                  struct lora_config *lora);
 bool load_patterns(struct load *load, const struct field *field, const struct node *value,
                    struct lora_config *lora);
+
+/* chat_template_kwargs. variables.c */
+bool load_variables(struct load *load, const struct field *field, const char *name,
+                    const struct node *value, json_t **slot);
 
 /* datasets and test_datasets. sources.c */
 bool load_sources(struct load *load, const struct field *field, const struct node *value,

@@ -98,6 +98,9 @@ bool foreign_is_off(const struct foreign *foreign, const struct node *value)
         const struct node *child = value->child[i];
         if (child->key != NULL && word_in_list(child->key, foreign->off))
             continue;
+        if (value->kind == NODE_LIST && child->kind == NODE_SCALAR &&
+            word_in_list(child->text, foreign->off))
+            continue;
         if (value->kind == NODE_LIST || child->kind != NODE_NULL)
             return false;
     }
@@ -174,6 +177,15 @@ void field_expectation(const struct field *field, struct text *out)
         break;
     case FIELD_MODEL:
         text_puts(out, "a folder, a hub name or random:CONFIG.JSON");
+        break;
+    case FIELD_TEMPLATE:
+        text_puts(out, "a path, 'jamba' or 'chatml'");
+        break;
+    case FIELD_DATE:
+        text_puts(out, "a date such as 2025-01-01 or 2025-01-01 18:30:00");
+        break;
+    case FIELD_VARIABLES:
+        text_puts(out, "a mapping from names to values");
         break;
     case FIELD_TARGETS:
         text_puts(out, "a list of names, a regular expression or 'all-linear'");

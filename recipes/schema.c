@@ -6,6 +6,7 @@
 #include <float.h>
 #include <string.h>
 
+#include "datasets/config.h"
 #include "recipes/foreign.h"
 #include "recipes/recipe.h"
 
@@ -66,8 +67,11 @@ static const struct field recipe_fields[] = {
       .help =
           "Training records, JSONL or one JSON array, plain or .gz: a list of mappings with "
           "`path`, "
-          "`type` (`auto`, `text`, `completion`, `input_ids`) and the field names `field_text`, "
-          "`field_prompt`, `field_completion`, `field_input_ids`, `field_labels`." },
+          "`type` (`auto`, `text`, `completion`, `input_ids`, `chat`, `alpaca`) and the field "
+          "names "
+          "`field_text`, `field_prompt`, `field_completion`, `field_input_ids`, `field_labels`, "
+          "`field_messages`, `field_tools`, `field_documents`, `field_system`, `field_role`, "
+          "`field_content`, `field_train`, `field_instruction`, `field_input`, `field_output`." },
     { .name = "test_datasets",
       .kind = FIELD_VALIDATION,
       .offset = AT(data),
@@ -106,8 +110,38 @@ static const struct field recipe_fields[] = {
       .offset = AT(data.train_on_inputs),
       .initial = "false",
       .aliases = ALIASES({ "train_on_input", NULL }, { "train_on_prompt", NULL },
-                         { "mask_prompt", inverted }, { "completion_only_loss", inverted }),
-      .help = "Whether the prompt's tokens carry loss, too." },
+                         { "mask_prompt", inverted }, { "completion_only_loss", inverted },
+                         { "assistant_only_loss", inverted }),
+      .help = "Whether the prompt's tokens carry loss, too; of a conversation: everything." },
+    { .name = "train_on_last_turn_only",
+      .kind = FIELD_BOOL,
+      .offset = AT(data.train_on_last_turn_only),
+      .initial = "false",
+      .aliases = ALIASES({ "mask_history", NULL }),
+      .help = "Whether of a conversation only the answers to the last question carry loss (tool "
+              "calls and what follows them, too)." },
+    { .name = "train_on_reasoning",
+      .kind = FIELD_BOOL,
+      .offset = AT(data.train_on_reasoning),
+      .initial = "true",
+      .help = "Whether reasoning and the tags around it carry loss." },
+    { .name = "chat_template",
+      .kind = FIELD_TEMPLATE,
+      .offset = AT(data.chat_template),
+      .aliases = ALIASES({ "chat_template_path", NULL }),
+      .help = "What conversations are rendered with: a file, or our `jamba` or `chatml`, for base "
+              "checkpoints. Not set, or `tokenizer_default`: the checkpoint's own." },
+    { .name = "chat_template_kwargs",
+      .kind = FIELD_VARIABLES,
+      .offset = AT(data.chat_template_kwargs),
+      .help = "Further variables of the template, such as `enable_thinking: false`; a record's own "
+              "`chat_template_kwargs` come first." },
+    { .name = "chat_template_date",
+      .kind = FIELD_DATE,
+      .offset = AT(data.chat_template_date),
+      .initial = DATA_DATE,
+      .help = "The day (and time) that a template which asks for it is told, so that a run can be "
+              "repeated." },
     { .name = "sample_packing",
       .kind = FIELD_BOOL,
       .offset = AT(data.sample_packing),
@@ -477,13 +511,14 @@ static const struct field source_fields[] = {
     { .name = "type",
       .kind = FIELD_ENUM,
       .offset = SOURCE_AT(type),
-      .names = NAMES({ "auto", DATA_AUTO, NULL, NULL }, { "text", DATA_TEXT, NULL, NULL },
-                     { "completion", DATA_COMPLETION, NULL, NULL },
-                     { "input_ids", DATA_INPUT_IDS, NULL, NULL }),
+      .names =
+          NAMES({ "auto", DATA_AUTO, NULL, NULL }, { "text", DATA_TEXT, NULL, NULL },
+                { "completion", DATA_COMPLETION, NULL, NULL },
+                { "input_ids", DATA_INPUT_IDS, NULL, NULL }, { "chat", DATA_CHAT, NULL, NULL },
+                { "alpaca", DATA_ALPACA, NULL, NULL }, { "chat_template", DATA_CHAT, NULL, NULL },
+                { "sharegpt", DATA_CHAT, NULL, NULL }),
       .initial = "auto",
-      .hint =
-          "chat and instruction formats (alpaca, sharegpt, chat_template, ...) are not supported "
-          "yet: give prompt and completion, or tokenised input_ids and labels",
+      .hint = "records of other kinds: write them as messages, or as prompt and completion",
       .help = "What a record holds." },
     { .name = "field_text",
       .kind = FIELD_STRING,
@@ -516,6 +551,69 @@ static const struct field source_fields[] = {
       .offset = SOURCE_AT(field_labels),
       .initial = "labels",
       .help = "The field with the labels." },
+    { .name = "field_messages",
+      .kind = FIELD_STRING,
+      .rules = RULE_NOT_EMPTY,
+      .offset = SOURCE_AT(field_messages),
+      .initial = "messages",
+      .help = "The field with the messages; where it is not there, conversations." },
+    { .name = "field_tools",
+      .kind = FIELD_STRING,
+      .rules = RULE_NOT_EMPTY,
+      .offset = SOURCE_AT(field_tools),
+      .initial = "tools",
+      .help = "The field with the tools' schemas." },
+    { .name = "field_documents",
+      .kind = FIELD_STRING,
+      .rules = RULE_NOT_EMPTY,
+      .offset = SOURCE_AT(field_documents),
+      .initial = "documents",
+      .help = "The field with the documents." },
+    { .name = "field_system",
+      .kind = FIELD_STRING,
+      .rules = RULE_NOT_EMPTY,
+      .offset = SOURCE_AT(field_system),
+      .initial = "system",
+      .help = "The field with a system message that is not among the messages." },
+    { .name = "field_role",
+      .kind = FIELD_STRING,
+      .rules = RULE_NOT_EMPTY,
+      .offset = SOURCE_AT(field_role),
+      .initial = "role",
+      .aliases = ALIASES({ "message_field_role", NULL }),
+      .help = "A message's field with its role." },
+    { .name = "field_content",
+      .kind = FIELD_STRING,
+      .rules = RULE_NOT_EMPTY,
+      .offset = SOURCE_AT(field_content),
+      .initial = "content",
+      .aliases = ALIASES({ "message_field_content", NULL }),
+      .help = "A message's field with its content." },
+    { .name = "field_train",
+      .kind = FIELD_STRING,
+      .rules = RULE_NOT_EMPTY,
+      .offset = SOURCE_AT(field_train),
+      .initial = "train",
+      .aliases = ALIASES({ "message_field_training", NULL }),
+      .help = "A message's field that says whether it carries loss." },
+    { .name = "field_instruction",
+      .kind = FIELD_STRING,
+      .rules = RULE_NOT_EMPTY,
+      .offset = SOURCE_AT(field_instruction),
+      .initial = "instruction",
+      .help = "The field with the instruction." },
+    { .name = "field_input",
+      .kind = FIELD_STRING,
+      .rules = RULE_NOT_EMPTY,
+      .offset = SOURCE_AT(field_input),
+      .initial = "input",
+      .help = "The field with its input." },
+    { .name = "field_output",
+      .kind = FIELD_STRING,
+      .rules = RULE_NOT_EMPTY,
+      .offset = SOURCE_AT(field_output),
+      .initial = "output",
+      .help = "The field with the answer." },
 };
 
 #define LENGTH(array) ((int)(sizeof(array) / sizeof *(array)))

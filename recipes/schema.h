@@ -9,14 +9,17 @@
 #include "recipes/node.h"
 
 enum field_kind {
-    FIELD_BOOL,   /* bool */
-    FIELD_INT,    /* int64_t */
-    FIELD_REAL,   /* double */
-    FIELD_BYTES,  /* int64_t, written with a unit */
-    FIELD_ENUM,   /* an enum, stored as int */
-    FIELD_STRING, /* char * */
-    FIELD_PATH,   /* char *, resolved */
-    FIELD_MODEL,  /* char *: a folder, a hub name or random:CONFIG.JSON */
+    FIELD_BOOL,      /* bool */
+    FIELD_INT,       /* int64_t */
+    FIELD_REAL,      /* double */
+    FIELD_BYTES,     /* int64_t, written with a unit */
+    FIELD_ENUM,      /* an enum, stored as int */
+    FIELD_STRING,    /* char * */
+    FIELD_PATH,      /* char *, resolved */
+    FIELD_MODEL,     /* char *: a folder, a hub name or random:CONFIG.JSON */
+    FIELD_TEMPLATE,  /* char *: a path, resolved, or the name of a template of ours */
+    FIELD_DATE,      /* char * */
+    FIELD_VARIABLES, /* json_t *: an object */
     /* the rest fill several members: the offset is that of the struct */
     FIELD_TARGETS,  /* struct lora_config: target_modules, target_regex or all_linear */
     FIELD_EXCLUDES, /* ... exclude_modules or exclude_regex */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "datasets/config.h"
 #include "kernels/core/file.h"
 #include "kernels/core/text.h"
 #include "recipes/load.h"
@@ -155,7 +156,15 @@ static bool read_string(struct load *load, const struct field *field, const char
         load_expected(load, field, name, value);
         return false;
     }
-    if (field->kind == FIELD_STRING)
+    struct tm date;
+    if (field->kind == FIELD_DATE && !data_date_read(value->text, &date)) {
+        load_expected(load, field, name, value);
+        return false;
+    }
+    if (field->kind == FIELD_TEMPLATE && strcmp(value->text, "tokenizer_default") == 0)
+        return true;
+    if (field->kind == FIELD_STRING || field->kind == FIELD_DATE ||
+        (field->kind == FIELD_TEMPLATE && data_is_own_template(value->text)))
         return set_string(load, slot, text_copy(value->text));
     if (field->kind == FIELD_MODEL)
         return set_string(load, slot, resolve_model(load, value));
@@ -185,7 +194,11 @@ bool load_value(struct load *load, const struct field *field, const char *name,
     case FIELD_STRING:
     case FIELD_PATH:
     case FIELD_MODEL:
+    case FIELD_TEMPLATE:
+    case FIELD_DATE:
         return read_string(load, field, name, value, slot);
+    case FIELD_VARIABLES:
+        return load_variables(load, field, name, value, slot);
     case FIELD_TARGETS:
         return load_targets(load, field, value, slot);
     case FIELD_EXCLUDES:

@@ -144,10 +144,20 @@ struct parser {
     uint64_t seen; /* a bit per option */
 };
 
-/* argv[*i] is "--name" or "--name=value"; *i moves on to the value's word. */
+/* Whether the word is "-n" and there is an option named by that letter. */
+static bool is_letter_option(const struct parser *p, const char *word)
+{
+    for (int i = 0; i < p->n_option; i++) {
+        if (p->options[i].name[1] == '\0' && strcmp(p->options[i].name, word + 1) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* argv[*i] is "--name", "--name=value" or "-n"; *i moves on to the value's word. */
 static bool parse_option(struct parser *p, int *i, struct err *err)
 {
-    const char *name = p->argv[*i] + 2;
+    const char *name = p->argv[*i] + (p->argv[*i][1] == '-' ? 2 : 1);
     const size_t n = strcspn(name, "=");
     int at = 0;
     while (at < p->n_option &&
@@ -186,7 +196,7 @@ bool cli_parse(int argc, char **argv, const struct cli_option *options, int n_op
                 return false;
         } else if (strcmp(word, "--") == 0) {
             options_end = true;
-        } else if (word[1] != '-') {
+        } else if (word[1] != '-' && !is_letter_option(&p, word)) {
             return err_set(err, ERR_USAGE,
                            "command line: unknown option '%.60s'; options are spelled out, as in "
                            "'--help'",

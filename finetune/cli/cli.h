@@ -42,7 +42,7 @@ enum { CLI_MAX_WORDS = 256 };
 
 /* --name VALUE or --name=VALUE into *value; with metavar NULL, --name alone sets *flag. */
 struct cli_option {
-    const char *name; /* without the dashes */
+    const char *name; /* without the dashes; of one letter: also -n VALUE */
     const char *metavar;
     const char **value;
     bool *flag;

@@ -99,7 +99,9 @@ static bool load_file(struct eval_data *d, const struct recipe *recipe,
     if (source.path == NULL)
         return err_no_memory(err, path);
     struct document_report report = { 0 };
-    const bool ok = train_open_tokenizer(recipe->base_model, &d->data.tokenizer, err) &&
+    d->data.chat_template = train_open_template(recipe->base_model, &recipe->data, err);
+    const bool ok = d->data.chat_template != NULL &&
+                    train_open_tokenizer(recipe->base_model, &d->data.tokenizer, err) &&
                     train_data_read(&d->data, &source, recipe, config, true, &d->own, &report, err);
     free(source.path);
     d->set = &d->own;

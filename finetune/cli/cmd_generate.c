@@ -1,4 +1,4 @@
-/* jambatune generate: continues a prompt. */
+/* jambatune generate: continues a prompt, or answers in a conversation. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,12 +7,17 @@
 
 #include "finetune/cli/cli.h"
 #include "finetune/cli/commands.h"
+#include "finetune/cli/generate_chat.h"
 #include "finetune/generate/text.h"
+#include "finetune/train/data.h"
 #include "finetune/train/options.h"
 #include "kernels/core/text.h"
 
 const char cmd_generate_help[] =
     "usage: jambatune generate [RECIPE] [key=value ...] [--adapter DIR] [--prompt TEXT]\n"
+    "       jambatune generate [RECIPE] [key=value ...] [--adapter DIR] --chat\n"
+    "                          [--system TEXT] [--tools FILE] [--documents FILE]\n"
+    "       jambatune generate [RECIPE] [key=value ...] [--adapter DIR] --json FILE [--message]\n"
     "\n"
     "Continues a prompt and writes the continuation, without the prompt, to stdout as\n"
     "it comes, and a newline after it. It ends before any of the model's end tokens\n"
@@ -27,9 +32,26 @@ const char cmd_generate_help[] =
     "it is read from stdin, less one newline at its end. An empty prompt is the BOS\n"
     "token alone.\n"
     "\n"
+    "With --chat it holds a conversation by the chat template (the checkpoint's, or\n"
+    "the recipe's chat_template): each line of stdin is a turn, the answer is written\n"
+    "as it comes, and the end of stdin ends it. Where the model calls tools, the next\n"
+    "lines are their results, one for each call. With --json it answers the records\n"
+    "of a file, each by itself: {\"messages\": [...], \"tools\": [...], \"documents\":\n"
+    "[...]}, JSONL, a JSON list or one object. An answer ends where the template ends\n"
+    "the assistant's turn, too; special tokens in it are spelled out.\n"
+    "\n"
     "Options:\n"
     "  --adapter DIR         a PEFT adapter, such as what `train` writes\n"
     "  --prompt TEXT         what to continue\n"
+    "  --chat                hold a conversation\n"
+    "  --system TEXT         with --chat: the system message\n"
+    "  --tools FILE          with --chat: a JSON list of tools, {\"type\": \"function\",\n"
+    "                        \"function\": {\"name\": ..., \"parameters\": ...}}\n"
+    "  --documents FILE      with --chat: a JSON list of documents, {\"title\", \"text\"}\n"
+    "  --json FILE           answer the conversations of a file\n"
+    "  --message             with --json: answers as JSON messages, one a line: role,\n"
+    "                        content, and reasoning_content and tool_calls where the\n"
+    "                        text has them\n"
     "  --max-new-tokens N    at most this many tokens (256)\n"
     "  --greedy              always the most likely token; else it is drawn:\n"
     "  --temperature T       below 1 sharpens, above 1 flattens (1; 0: as --greedy)\n"
@@ -43,14 +65,17 @@ const char cmd_generate_help[] =
     "Examples:\n"
     "  jambatune generate base_model=./jamba --prompt 'Once upon a time'\n"
     "  jambatune generate train.yaml --adapter out --prompt '' --seed 7\n"
-    "  jambatune generate train.yaml --adapter out --greedy < prompt.txt\n";
+    "  jambatune generate train.yaml --adapter out --greedy < prompt.txt\n"
+    "  jambatune generate train.yaml --adapter out --chat --tools tools.json\n"
+    "  jambatune generate train.yaml --adapter out --json questions.jsonl --message\n";
 
 static const char usage[] = "jambatune generate [RECIPE] [key=value ...] [--prompt TEXT]";
 
 struct generate_options {
     const char *adapter, *prompt;
     const char *max_new_tokens, *temperature, *top_k, *top_p, *seed;
-    bool greedy;
+    const char *system, *tools, *documents, *json;
+    bool greedy, chat, message;
 };
 
 /* ---- options ---- */
@@ -79,6 +104,39 @@ static bool read_sampling(const struct generate_options *o, struct sampling *how
         return false;
     how->seed = (uint64_t)seed;
     how->greedy = o->greedy || how->temperature == 0;
+    return true;
+}
+
+/* What continues a prompt, holds a conversation and answers a file exclude each other. */
+static bool check_mode(const struct generate_options *o, struct err *err)
+{
+    const struct {
+        const char *name, *other;
+        bool both;
+    } pairs[] = {
+        { "--prompt", "--chat", o->prompt != NULL && o->chat },
+        { "--prompt", "--json", o->prompt != NULL && o->json != NULL },
+        { "--chat", "--json", o->chat && o->json != NULL },
+    };
+    const struct {
+        const char *name, *needed;
+        bool alone;
+    } needs[] = {
+        { "--system", "--chat", o->system != NULL && !o->chat },
+        { "--tools", "--chat", o->tools != NULL && !o->chat },
+        { "--documents", "--chat", o->documents != NULL && !o->chat },
+        { "--message", "--json FILE", o->message && o->json == NULL },
+    };
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        if (pairs[i].both)
+            return err_set(err, ERR_USAGE, "command line: %s: does not go with %s; leave one out",
+                           pairs[i].name, pairs[i].other);
+    }
+    for (size_t i = 0; i < sizeof needs / sizeof *needs; i++) {
+        if (needs[i].alone)
+            return err_set(err, ERR_USAGE, "command line: %s: goes with %s only", needs[i].name,
+                           needs[i].needed);
+    }
     return true;
 }
 
@@ -140,6 +198,10 @@ struct command {
     struct token_list prompt;
     struct end_tokens end;
     struct engine engine;
+    /* Of --chat and --json. */
+    struct chat_template *template;
+    struct conversation conversation;
+    json_t *questions;
 };
 
 static bool open_tokenizer(struct command *c, struct err *err)
@@ -175,22 +237,46 @@ static bool finish_prompt(struct command *c, struct err *err)
     return token_list_add(prompt, (int32_t)bos, 0) || err_no_memory(err, "the prompt");
 }
 
-/* The prompt comes before the weights: who types it has been waiting for nothing. */
+/* What is asked, of whichever kind. */
+static bool open_question(struct command *c, struct err *err)
+{
+    const struct generate_options *o = c->options;
+    if (!o->chat && o->json == NULL)
+        return encode_prompt(c->tokenizer, o->prompt, &c->prompt, err);
+    c->template = train_open_template(c->recipe->base_model, &c->recipe->data, err);
+    if (c->template == NULL)
+        return false;
+    if (o->chat)
+        return conversation_open(&c->conversation, o->system, o->tools, o->documents, c->template,
+                                 err);
+    c->questions = questions_read(o->json, c->template, err);
+    return c->questions != NULL;
+}
+
+/* Rows of a chunk: no more than the prompt has, where that is known. */
+enum { CHAT_CHUNK_TOKENS = 512 };
+
+static int64_t chunk_of(const struct command *c)
+{
+    const bool is_prompt = c->template == NULL;
+    const int64_t usual = is_prompt ? PLAN_CHUNK_TOKENS : CHAT_CHUNK_TOKENS;
+    const int64_t most = c->recipe->chunk_tokens > 0 ? c->recipe->chunk_tokens : usual;
+    return is_prompt && c->prompt.n < most ? c->prompt.n : most;
+}
+
+/* The question comes before the weights: who asks it has been waiting for nothing. */
 static bool open_all(struct command *c, struct err *err)
 {
-    const struct recipe *r = c->recipe;
-    const char *prompt = c->options->prompt, *adapter = c->options->adapter;
-    const struct engine_options options = engine_options_of(r);
-    if (!open_tokenizer(c, err) || !encode_prompt(c->tokenizer, prompt, &c->prompt, err) ||
+    const char *adapter = c->options->adapter;
+    const struct engine_options options = engine_options_of(c->recipe);
+    if (!open_tokenizer(c, err) || !open_question(c, err) ||
         !engine_open(&c->engine, &options, err) ||
         (adapter != NULL && !engine_choose_from(&c->engine, adapter, err)))
         return false;
     const struct jamba_config *config = weights_config(c->engine.weights);
-    if (!end_tokens_read(c->folder, config, c->tokenizer, &c->end, err) || !finish_prompt(c, err))
-        return false;
-    const int64_t most = r->chunk_tokens > 0 ? r->chunk_tokens : PLAN_CHUNK_TOKENS;
-    const int64_t chunk = c->prompt.n < most ? c->prompt.n : most;
-    return engine_allocate_generation(&c->engine, chunk, adapter, err);
+    return end_tokens_read(c->folder, config, c->tokenizer, &c->end, err) &&
+           (c->template != NULL || finish_prompt(c, err)) &&
+           engine_allocate_generation(&c->engine, chunk_of(c), adapter, err);
 }
 
 static bool print(void *context, const char *bytes, size_t n, struct err *err)
@@ -203,22 +289,41 @@ static bool print(void *context, const char *bytes, size_t n, struct err *err)
                    errno != 0 ? strerror(errno) : "");
 }
 
-static int run(struct command *c)
+static bool continue_prompt(struct command *c, struct err *err)
 {
-    struct err err = { 0 };
-    if (!open_all(c, &err))
-        return cli_fail(&err);
     const struct generation g = { .engine = &c->engine,
                                   .tokenizer = c->tokenizer,
                                   .end = &c->end,
                                   .sampling = c->sampling,
                                   .max_new_tokens = c->max_new_tokens,
                                   .emit = print };
-    if (generate_text(&g, c->prompt.ids, c->prompt.n, &err)) {
-        putchar('\n');
-        return cli_end_output();
+    return generate_text(&g, c->prompt.ids, c->prompt.n, err) && print(NULL, "\n", 1, err);
+}
+
+static bool answer(struct command *c, struct err *err)
+{
+    const struct chat_setup setup = { .engine = &c->engine,
+                                      .tokenizer = c->tokenizer,
+                                      .template = c->template,
+                                      .end = &c->end,
+                                      .sampling = c->sampling,
+                                      .max_new_tokens = c->max_new_tokens };
+    if (c->options->chat)
+        return conversation_hold(&c->conversation, &setup, err);
+    return questions_answer(c->questions, &setup, c->options->message, err);
+}
+
+static int run(struct command *c)
+{
+    struct err err = { 0 };
+    if (!open_all(c, &err)) {
+        recipe_add_place(c->recipe, &err);
+        return cli_fail(&err);
     }
-    if (err.code != ERR_IO) /* what was written is not glued to the message */
+    if (c->template != NULL ? answer(c, &err) : continue_prompt(c, &err))
+        return cli_end_output();
+    if (err.code != ERR_IO &&
+        c->template == NULL) /* what was written is not glued to the message */
         print(NULL, "\n", 1, NULL);
     return cli_fail(&err);
 }
@@ -227,6 +332,9 @@ static void close_all(struct command *c)
 {
     engine_close(&c->engine);
     token_list_free(&c->prompt);
+    conversation_close(&c->conversation);
+    json_decref(c->questions);
+    template_free(c->template);
     tokenizer_free(c->tokenizer);
     free(c->folder);
     free(c->config_path);
@@ -238,6 +346,12 @@ int cmd_generate(int argc, char **argv)
     const struct cli_option options[] = {
         { "adapter", "DIR", &o.adapter, NULL },
         { "prompt", "TEXT", &o.prompt, NULL },
+        { "chat", NULL, NULL, &o.chat },
+        { "system", "TEXT", &o.system, NULL },
+        { "tools", "FILE", &o.tools, NULL },
+        { "documents", "FILE", &o.documents, NULL },
+        { "json", "FILE", &o.json, NULL },
+        { "message", NULL, NULL, &o.message },
         { "greedy", NULL, NULL, &o.greedy },
         { "max-new-tokens", "N", &o.max_new_tokens, NULL },
         { "temperature", "T", &o.temperature, NULL },
@@ -250,7 +364,8 @@ int cmd_generate(int argc, char **argv)
     struct recipe recipe = { 0 };
     struct command c = { .recipe = &recipe, .options = &o, .max_new_tokens = 256 };
     if (!cli_parse(argc, argv, options, sizeof options / sizeof options[0], &words, &err) ||
-        !cli_expect_args(&words, 0, 1, usage, &err) || !read_sampling(&o, &c.sampling, &err) ||
+        !cli_expect_args(&words, 0, 1, usage, &err) || !check_mode(&o, &err) ||
+        !read_sampling(&o, &c.sampling, &err) ||
         !cli_number_int("max-new-tokens", o.max_new_tokens, 1, INT32_MAX, &c.max_new_tokens, &err))
         return cli_fail(&err);
     int code = cli_load_recipe(words.args[0], &words, RECIPE_NEED_MODEL, &recipe);

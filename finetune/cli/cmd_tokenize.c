@@ -26,8 +26,8 @@ const char cmd_tokenize_help[] =
     "JSONL from the standard input.\n"
     "\n"
     "Options:\n"
-    "  --type TYPE         text, completion or input_ids (default: by the fields of\n"
-    "                      the first record)\n"
+    "  --type TYPE         text, completion, input_ids, chat or alpaca (default: by the\n"
+    "                      fields of the first record)\n"
     "  --train-on-inputs   prompts carry loss too\n"
     "  --decode            the other way: {\"input_ids\": [...]} in, {\"text\": ...} out\n"
     "  --keep-special      with --decode: special tokens (BOS, EOS, ...) are spelled\n"
@@ -174,7 +174,8 @@ static bool convert_stdin(struct tokenizing *t, struct err *err)
 
 static bool type_by_name(const char *name, enum data_type *type, struct err *err)
 {
-    static const enum data_type types[] = { DATA_TEXT, DATA_COMPLETION, DATA_INPUT_IDS };
+    static const enum data_type types[] = { DATA_TEXT, DATA_COMPLETION, DATA_INPUT_IDS, DATA_CHAT,
+                                            DATA_ALPACA };
     if (name == NULL)
         return true;
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
@@ -183,8 +184,10 @@ static bool type_by_name(const char *name, enum data_type *type, struct err *err
             return true;
         }
     }
-    return err_set(err, ERR_USAGE,
-                   "command line: --type: '%.60s'; expected text, completion or input_ids", name);
+    return err_set(
+        err, ERR_USAGE,
+        "command line: --type: '%.60s'; expected text, completion, input_ids, chat or alpaca",
+        name);
 }
 
 static bool parse(int argc, char **argv, struct tokenizing *t, struct cli_words *words,
@@ -219,8 +222,10 @@ static bool prepare(struct tokenizing *t, const char *model, struct err *err)
     if (t->base.tokenizer == NULL)
         return err_set(err, ERR_NO_INPUT, "%s: has no 'tokenizer.json'",
                        t->base.folder != NULL ? t->base.folder : model);
-    t->options = base_record_options(&t->base, t->options.train_on_inputs);
-    return true;
+    /* Conversations by the checkpoint's own template. */
+    const struct data_config config = { .train_on_inputs = t->options.train_on_inputs,
+                                        .train_on_reasoning = true };
+    return base_data_options(&t->base, model, &config, &t->options, err);
 }
 
 int cmd_tokenize(int argc, char **argv)

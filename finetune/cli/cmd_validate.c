@@ -45,7 +45,8 @@ enum { MAX_BAD_RECORDS = 20 }; /* printed of each data set */
 struct check {
     const struct recipe *recipe;
     struct base base;
-    bool can_read; /* config and tokenizer are there */
+    struct record_options record_options;
+    bool can_read; /* config, tokenizer and chat template are there */
     int code;      /* of the first fault */
 };
 
@@ -97,9 +98,13 @@ static void check_weights(struct check *c)
 static void check_model(struct check *c)
 {
     struct err err = { 0 };
-    c->can_read = base_open(c->recipe->base_model, &c->base, &err);
-    if (!c->can_read)
+    const char *model = c->recipe->base_model;
+    c->can_read = base_open(model, &c->base, &err) &&
+                  base_data_options(&c->base, model, &c->recipe->data, &c->record_options, &err);
+    if (!c->can_read) {
+        recipe_add_place(c->recipe, &err);
         complain(c, &err);
+    }
     if (!c->base.has_config)
         return;
     put_model(c->recipe->base_model, &c->base.config);
@@ -247,7 +252,7 @@ static bool load_sources(struct check *c, const char *name, const struct data_so
                          int64_t n, struct document_set *set)
 {
     const struct document_options options = {
-        .record = base_record_options(&c->base, c->recipe->data.train_on_inputs),
+        .record = c->record_options,
         .sequence_len = c->recipe->data.sequence_len,
         .excess = c->recipe->data.excess,
     };

@@ -4,6 +4,7 @@
 
 int cmd_train(int argc, char **argv);
 int cmd_validate(int argc, char **argv);
+int cmd_preview(int argc, char **argv);
 int cmd_explain(int argc, char **argv);
 int cmd_plan(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
@@ -18,6 +19,7 @@ int cmd_env(int argc, char **argv);
 
 extern const char cmd_train_help[], cmd_validate_help[], cmd_explain_help[], cmd_plan_help[],
     cmd_eval_help[], cmd_generate_help[], cmd_tokenize_help[], cmd_bench_help[], cmd_inspect_help[],
-    cmd_env_help[], cmd_export_help[], cmd_import_help[], cmd_lint_help[];
+    cmd_env_help[], cmd_export_help[], cmd_import_help[], cmd_lint_help[],
+    cmd_preview_help[];
 
 #endif

@@ -13,6 +13,7 @@
 static const struct cli_command commands[] = {
     { "train", "fine-tune a model by a recipe", cmd_train_help, cmd_train },
     { "validate", "check a recipe, its model and its data", cmd_validate_help, cmd_validate },
+    { "preview", "show what a run trains on, token by token", cmd_preview_help, cmd_preview },
     { "explain", "show what each key means and where its value comes from", cmd_explain_help,
       cmd_explain },
     { "plan", "show the memory a run would take, before anything is loaded", cmd_plan_help,

@@ -26,19 +26,38 @@ static bool emit(struct writer *w, struct err *err)
     return ok;
 }
 
-/* The prompt goes through the decoder too: what follows depends on it (a space at the start of a
- * text is dropped, one in its middle is not). */
-static bool start(struct writer *w, const int32_t *prompt, int64_t n, struct err *err)
+struct text_run {
+    const struct generation *g;
+    struct jamba_state *state;
+    struct sampler sampler;
+    struct token_list ids; /* of the sequence so far */
+    int64_t n_fed;         /* the last written one may not have been fed */
+    struct writer writer;
+    real *logits; /* (vocab) */
+};
+
+/* What came before goes through the decoder too: what follows depends on it (a space at the start
+ * of a text is dropped, one in its middle is not). */
+static bool writer_start(struct writer *w, const struct generation *g, const struct token_list *ids,
+                         struct err *err)
 {
-    const struct tokenizer *tok = w->g->tokenizer;
+    const bool skip = !g->keep_special;
     struct text shown = { 0 };
-    bool ok = tokenizer_decode(tok, prompt, n, true, &shown, err) &&
-              tokenizer_stream_init(&w->stream, tok, true, err);
+    *w = (struct writer){ .g = g };
+    bool ok = tokenizer_decode(g->tokenizer, ids->ids, ids->n, skip, &shown, err) &&
+              tokenizer_stream_init(&w->stream, g->tokenizer, skip, err);
     w->hidden = shown.len;
     text_free(&shown);
-    for (int64_t i = 0; ok && i < n; i++)
-        ok = tokenizer_stream_push(&w->stream, prompt[i], &w->text, err);
+    for (int64_t i = 0; ok && i < ids->n; i++)
+        ok = tokenizer_stream_push(&w->stream, ids->ids[i], &w->text, err);
     return ok && emit(w, err);
+}
+
+static void writer_free(struct writer *w)
+{
+    tokenizer_stream_free(&w->stream);
+    text_free(&w->text);
+    *w = (struct writer){ .g = NULL };
 }
 
 static bool push(struct writer *w, int32_t id, struct err *err)
@@ -51,55 +70,83 @@ static bool finish(struct writer *w, struct err *err)
     return tokenizer_stream_finish(&w->stream, &w->text, err) && emit(w, err);
 }
 
-struct run {
-    struct jamba_state *state;
-    struct sampler sampler;
-    struct writer writer;
-    real *logits; /* (vocab) */
-};
-
-static bool run_open(struct run *r, const struct generation *g, struct err *err)
+struct text_run *text_run_new(const struct generation *g, struct err *err)
 {
     const int64_t vocab = g->engine->jamba.config->vocab_size;
-    *r = (struct run){ .writer = { .g = g } };
-    r->logits = calloc((size_t)vocab, sizeof *r->logits);
-    if (r->logits == NULL)
-        return err_no_memory(err, "the logits");
-    r->state = jamba_state_new(&g->engine->jamba, err);
-    return r->state != NULL && sampler_init(&r->sampler, &g->sampling, vocab, err);
+    struct text_run *run = calloc(1, sizeof *run);
+    if (run == NULL || (run->logits = calloc((size_t)vocab, sizeof *run->logits)) == NULL) {
+        err_no_memory(err, "the logits");
+        text_run_free(run);
+        return NULL;
+    }
+    run->g = g;
+    run->state = jamba_state_new(&g->engine->jamba, err);
+    if (run->state == NULL || !sampler_init(&run->sampler, &g->sampling, vocab, err)) {
+        text_run_free(run);
+        return NULL;
+    }
+    return run;
 }
 
-static void run_close(struct run *r)
+void text_run_free(struct text_run *run)
 {
-    jamba_state_free(r->state);
-    sampler_free(&r->sampler);
-    tokenizer_stream_free(&r->writer.stream);
-    text_free(&r->writer.text);
-    free(r->logits);
+    if (run == NULL)
+        return;
+    jamba_state_free(run->state);
+    sampler_free(&run->sampler);
+    token_list_free(&run->ids);
+    writer_free(&run->writer);
+    free(run->logits);
+    free(run);
 }
 
-static bool run_tokens(struct run *r, const struct generation *g, struct err *err)
+static bool feed_rest(struct text_run *run, struct err *err)
 {
+    const int32_t *ids = run->ids.ids + run->n_fed;
+    const int64_t n = run->ids.n - run->n_fed;
+    run->n_fed = run->ids.n;
+    return jamba_feed(&run->g->engine->jamba, run->state, ids, n, run->logits, err);
+}
+
+bool text_run_feed(struct text_run *run, const int32_t *ids, int64_t n, struct err *err)
+{
+    for (int64_t i = 0; i < n; i++) {
+        if (!token_list_add(&run->ids, ids[i], 0))
+            return err_no_memory(err, "the text");
+    }
+    return feed_rest(run, err);
+}
+
+static bool write_tokens(struct text_run *run, struct err *err)
+{
+    const struct generation *g = run->g;
     for (int64_t i = 0; i < g->max_new_tokens; i++) {
         int32_t id = 0;
-        if (!sampler_next(&r->sampler, r->logits, &id, err))
+        if ((i > 0 && !feed_rest(run, err)) || !sampler_next(&run->sampler, run->logits, &id, err))
             return false;
         if (end_tokens_has(g->end, id))
             break;
-        const bool last = i + 1 == g->max_new_tokens; /* its logits are not wanted */
-        if (!push(&r->writer, id, err) ||
-            (!last && !jamba_feed(&g->engine->jamba, r->state, &id, 1, r->logits, err)))
+        if (!token_list_add(&run->ids, id, 0))
+            return err_no_memory(err, "the text");
+        if (!push(&run->writer, id, err))
             return false;
+        if (g->stop != NULL && *g->stop)
+            break;
     }
-    return finish(&r->writer, err);
+    return finish(&run->writer, err);
+}
+
+bool text_run_write(struct text_run *run, struct err *err)
+{
+    const bool ok = writer_start(&run->writer, run->g, &run->ids, err) && write_tokens(run, err);
+    writer_free(&run->writer);
+    return ok;
 }
 
 bool generate_text(const struct generation *g, const int32_t *prompt, int64_t n, struct err *err)
 {
-    struct run r;
-    const bool ok = run_open(&r, g, err) && start(&r.writer, prompt, n, err) &&
-                    jamba_feed(&g->engine->jamba, r.state, prompt, n, r.logits, err) &&
-                    run_tokens(&r, g, err);
-    run_close(&r);
+    struct text_run *run = text_run_new(g, err);
+    const bool ok = run != NULL && text_run_feed(run, prompt, n, err) && text_run_write(run, err);
+    text_run_free(run);
     return ok;
 }

@@ -18,15 +18,33 @@ struct generation {
     const struct end_tokens *end;
     struct sampling sampling;
     int64_t max_new_tokens;
+    bool keep_special; /* special tokens in the text are spelled out */
     /* Called with whole characters as soon as they are certain; false (with err set) ends the
      * generation. */
     bool (*emit)(void *context, const char *bytes, size_t n, struct err *err);
     void *context;
+    const bool *stop; /* NULL, or set by emit: the text ends here, and that is no failure */
 };
 
 /* Feeds the prompt (n >= 1) and emits what follows, without the prompt and without special tokens:
  * prompt and continuation together are the text of all ids, so the space between them is the
  * continuation's. Ends before an end token, or after max_new_tokens. */
 bool generate_text(const struct generation *g, const int32_t *prompt, int64_t n, struct err *err);
+
+/* The same in turns, the state carried from one to the next:
+ *
+ *     struct text_run *run = text_run_new(&g, err);
+ *     while (...)
+ *         ok = text_run_feed(run, ids, n, err) && text_run_write(run, err);
+ *     text_run_free(run);
+ *
+ * What is written belongs to the sequence, but the end token that ended it does not: where it
+ * should, it is the first to be fed. After a failure only text_run_free may follow. */
+struct text_run;
+struct text_run *text_run_new(const struct generation *g, struct err *err);
+void text_run_free(struct text_run *run);
+bool text_run_feed(struct text_run *run, const int32_t *ids, int64_t n,
+                   struct err *err); /* n >= 1 */
+bool text_run_write(struct text_run *run, struct err *err);
 
 #endif

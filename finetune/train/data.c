@@ -26,6 +26,36 @@ bool train_open_tokenizer(const char *base_model, struct tokenizer **out, struct
     return ok;
 }
 
+struct chat_template *train_open_template(const char *base_model, const struct data_config *data,
+                                          struct err *err)
+{
+    char *folder = NULL, *config_path = NULL;
+    if (!weights_locate(base_model, &folder, &config_path, err))
+        return NULL;
+    const struct template_options options = { .model_dir = folder,
+                                              .chosen = data->chat_template,
+                                              .variables = data->chat_template_kwargs,
+                                              .date = data->chat_template_date };
+    struct chat_template *t = template_open(&options, err);
+    free(folder);
+    free(config_path);
+    return t;
+}
+
+struct record_options train_record_options(const struct tokenizer *tokenizer,
+                                           const struct chat_template *chat_template,
+                                           const struct data_config *data,
+                                           const struct jamba_config *config)
+{
+    return (struct record_options){ .tokenizer = tokenizer,
+                                    .eos = train_eos(tokenizer, config),
+                                    .vocab_size = config->vocab_size,
+                                    .train_on_inputs = data->train_on_inputs,
+                                    .chat_template = chat_template,
+                                    .last_turn_only = data->train_on_last_turn_only,
+                                    .mask_reasoning = !data->train_on_reasoning };
+}
+
 int32_t train_eos(const struct tokenizer *tokenizer, const struct jamba_config *config)
 {
     const int32_t named = tokenizer == NULL ? -1 : tokenizer_eos(tokenizer);
@@ -40,10 +70,7 @@ bool train_data_read(const struct train_data *data, const struct data_source *so
                      struct err *err)
 {
     const struct document_options options = {
-        .record = { .tokenizer = data->tokenizer,
-                    .eos = train_eos(data->tokenizer, config),
-                    .vocab_size = config->vocab_size,
-                    .train_on_inputs = recipe->data.train_on_inputs },
+        .record = train_record_options(data->tokenizer, data->chat_template, &recipe->data, config),
         .sequence_len = recipe->data.sequence_len,
         .excess = recipe->data.excess,
         .keep_untargeted = keep_untargeted,
@@ -90,6 +117,11 @@ bool train_data_load(struct train_data *data, const struct recipe *recipe,
                      const struct jamba_config *config, struct err *err)
 {
     *data = (struct train_data){ 0 };
+    data->chat_template = train_open_template(recipe->base_model, &recipe->data, err);
+    if (data->chat_template == NULL) {
+        recipe_add_place(recipe, err);
+        return false;
+    }
     return train_open_tokenizer(recipe->base_model, &data->tokenizer, err) &&
            read_all(data, recipe->data.train, recipe->data.n_train, recipe, config, err) &&
            read_all(data, recipe->data.validation, recipe->data.n_validation, recipe, config,
@@ -108,6 +140,7 @@ void train_data_free(struct train_data *data)
     document_set_free(&data->own);
     text_free(&data->types);
     free(data->own_docs);
+    template_free(data->chat_template);
     tokenizer_free(data->tokenizer);
     *data = (struct train_data){ 0 };
 }

@@ -93,7 +93,7 @@ refuses 64 "jambatune: command line: unexpected 'x'; usage: jambatune env [--jso
 refuses 64 "jambatune: command line: names nothing to work on; usage: jambatune inspect PATH [--json]" inspect
 refuses 64 "jambatune: command line: a word is missing; usage: jambatune tokenize MODEL FILE [--type TYPE] [--decode]" tokenize a
 refuses 64 "jambatune: command line: 'seed=1' would change a recipe, and none is read here (a file of that name is './seed=1')" inspect seed=1
-refuses 64 "jambatune: command line: --type: 'chat'; expected text, completion or input_ids" tokenize a b --type=chat
+refuses 64 "jambatune: command line: --type: 'talk'; expected text, completion, input_ids, chat or alpaca" tokenize a b --type=talk
 refuses 64 "jambatune: command line: --type: 'text' does not go with --decode, which reads input_ids" tokenize a b --type text --decode
 refuses 64 "jambatune: command line: --keep-special: goes with --decode only" tokenize a b --keep-special
 refuses 66 "jambatune: '--json': there is no such folder; base_model is a checkpoint's folder, a hub name (org/name) or random:CONFIG.JSON" inspect -- --json

@@ -91,10 +91,6 @@ static const char axolotl_qlora_errors[] =
     "x.yaml:3:1: 'load_in_4bit' is 'true'; quantised base weights are not supported: remove the "
     "key, the "
     "base is used as stored\n"
-    "x.yaml:6:11: 'datasets.0.type' is 'alpaca'; expected one of 'auto', 'text', 'completion', "
-    "'input_ids'; chat and instruction formats (alpaca, sharegpt, chat_template, ...) are not "
-    "supported "
-    "yet: give prompt and completion, or tokenised input_ids and labels\n"
     "x.yaml:5:11: 'datasets.0.path' is 'mhenrichsen/alpaca_2k_test', which looks like a hub data "
     "set; data "
     "sets are files: download it as JSONL and give that file\n"
@@ -128,20 +124,11 @@ static const char axolotl_fsdp[] =
     "fsdp_config: {fsdp_offload_params: false}\n";
 
 static const char axolotl_fsdp_errors[] =
-    "x.yaml:8:11: 'datasets.0.type' is 'chat_template'; expected one of 'auto', 'text', "
-    "'completion', "
-    "'input_ids'; chat and instruction formats (alpaca, sharegpt, chat_template, ...) are not "
-    "supported "
-    "yet: give prompt and completion, or tokenised input_ids and labels\n"
-    "x.yaml:9:5: 'datasets.0.drop_system_message' is 'true'; chat data is not supported yet: give "
-    "prompt "
-    "and completion, or input_ids and labels\n"
-    "x.yaml:10:5: 'datasets.0.field_messages' is 'conversations'; chat data is not supported yet: "
-    "give "
-    "prompt and completion, or input_ids and labels\n"
-    "x.yaml:11:5: 'datasets.0.message_property_mappings' is a mapping; chat data is not supported "
-    "yet: "
-    "give prompt and completion, or input_ids and labels\n"
+    "x.yaml:9:5: 'datasets.0.drop_system_message' is 'true'; leave the system messages out of the "
+    "file\n"
+    "x.yaml:11:5: 'datasets.0.message_property_mappings' is a mapping; name the fields of a "
+    "message "
+    "by field_role, field_content and field_train, others as the template reads them\n"
     "x.yaml:17:1: 'fsdp' is a list; a run uses one device: remove the key\n"
     "x.yaml:18:1: 'fsdp_config' is a mapping; a run uses one device: remove the key";
 

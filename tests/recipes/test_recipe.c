@@ -238,11 +238,35 @@ static void wrong_value_names_key_value_and_expectation(void **state)
           "27: unknown key 'test_datasets.0.typ'; did you mean 'test_datasets.0.type'?" },
         { "test_datasets: [{path: }]",
           "24: 'test_datasets.0.path' is an empty value; expected a path" },
-        { "test_datasets: [{path: a, type: alpaca}]",
-          "33: 'test_datasets.0.type' is 'alpaca'; expected one of 'auto', 'text', 'completion', "
-          "'input_ids'; chat and instruction formats (alpaca, sharegpt, chat_template, ...) are "
-          "not "
-          "supported yet: give prompt and completion, or tokenised input_ids and labels" },
+        { "test_datasets: [{path: a, type: dpo}]",
+          "33: 'test_datasets.0.type' is 'dpo'; expected one of 'auto', 'text', 'completion', "
+          "'input_ids', 'chat', 'alpaca'; records of other kinds: write them as messages, or as "
+          "prompt and completion" },
+        { "test_datasets: [{path: a, chat_template: llama3}]",
+          "27: 'test_datasets.0.chat_template' is 'llama3'; one template serves all data sets: set "
+          "chat_template of the recipe" },
+        { "test_datasets: [{path: a, roles_to_train: [user]}]",
+          "27: 'test_datasets.0.roles_to_train' is a list; what the assistant must produce carries "
+          "loss, the end of its turn included: remove the key, or give messages 'train: false'" },
+        { "test_datasets: [{path: a, train_on_eos: all}]",
+          "27: 'test_datasets.0.train_on_eos' is 'all'; what the assistant must produce carries "
+          "loss, the end of its turn included: remove the key, or give messages 'train: false'" },
+        { "test_datasets: [{path: a, roles: {user: [me]}}]",
+          "27: 'test_datasets.0.roles' is a mapping; roles are system, user, assistant and tool, "
+          "or "
+          "ShareGPT's human, gpt, observation and function_call: rename others in the file" },
+        { "chat_template_date: yesterday",
+          "21: 'chat_template_date' is 'yesterday'; expected a date such as 2025-01-01 or "
+          "2025-01-01 18:30:00" },
+        { "chat_template_date: 2025-02-30",
+          "21: 'chat_template_date' is '2025-02-30'; expected a date such as 2025-01-01 or "
+          "2025-01-01 18:30:00" },
+        { "chat_template_kwargs: [a]",
+          "23: 'chat_template_kwargs' is a list; expected a mapping from names to values" },
+        { "chat_template_kwargs: {messages: []}",
+          "24: 'chat_template_kwargs.messages' cannot be set: it is what each record says" },
+        { "chat_template: []", "16: 'chat_template' is a list; expected a path, 'jamba' or "
+                               "'chatml'" },
         { "test_datasets: [{path: a, split: 'train[:5%]'}]",
           "27: 'test_datasets.0.split' is 'train[:5%]'; a file is one split: give each split as a "
           "file of "

@@ -54,6 +54,69 @@ static void aliases_are_read_and_reported_once(void **state)
     unload(&l);
 }
 
+static void conversations_have_their_keys(void **state)
+{
+    (void)state;
+    static const char *const overrides[] = { "chat_template_kwargs.depth=3",
+                                             "chat_template_date=2024-05-06 07:08" };
+    struct loaded l =
+        load("base_model: a/b\n"
+             "datasets:\n"
+             "  - {path: a.jsonl, type: chat, field_messages: talk, field_tools: kit,\n"
+             "     field_documents: notes, field_system: sys,\n"
+             "     message_field_role: who, message_field_content: what,\n"
+             "     message_field_training: learn, roles_to_train: [assistant],\n"
+             "     train_on_eos: turn, chat_template: tokenizer_default}\n"
+             "  - {path: b.jsonl, type: chat_template}\n"
+             "  - {path: c.jsonl, type: sharegpt}\n"
+             "  - {path: d.jsonl, type: alpaca, field_instruction: ask,\n"
+             "     field_input: given, field_output: answer}\n"
+             "chat_template: chatml\n"
+             "train_on_last_turn_only: true\n"
+             "train_on_reasoning: false\n"
+             "chat_template_kwargs: {enable_thinking: false, knobs: {a: [1, 2.0, "
+             "'3', null]}, mode: fast}\n",
+             overrides, 2);
+    expect_list(&l.report.errors, "");
+    const struct data_config *d = &l.recipe.data;
+    assert_int_equal(d->train[0].type, DATA_CHAT);
+    assert_int_equal(d->train[1].type, DATA_CHAT);
+    assert_int_equal(d->train[2].type, DATA_CHAT);
+    assert_int_equal(d->train[3].type, DATA_ALPACA);
+    assert_string_equal(d->train[0].field_messages, "talk");
+    assert_string_equal(d->train[0].field_tools, "kit");
+    assert_string_equal(d->train[0].field_documents, "notes");
+    assert_string_equal(d->train[0].field_system, "sys");
+    assert_string_equal(d->train[0].field_role, "who");
+    assert_string_equal(d->train[0].field_content, "what");
+    assert_string_equal(d->train[0].field_train, "learn");
+    assert_string_equal(d->train[1].field_messages, "messages");
+    assert_string_equal(d->train[3].field_instruction, "ask");
+    assert_string_equal(d->train[3].field_input, "given");
+    assert_string_equal(d->train[3].field_output, "answer");
+    assert_string_equal(d->chat_template, "chatml");
+    assert_string_equal(d->chat_template_date, "2024-05-06 07:08");
+    assert_true(d->train_on_last_turn_only);
+    assert_false(d->train_on_reasoning);
+    json_t *expected = json_pack("{s:b, s:{s:[i, f, s, n]}, s:s, s:i}", "enable_thinking", 0,
+                                 "knobs", "a", 1, 2.0, "3", "mode", "fast", "depth", 3);
+    assert_true(json_equal(d->chat_template_kwargs, expected));
+    json_decref(expected);
+    unload(&l);
+    l = load_good(HEAD "chat_template: own/x.jinja\n");
+    assert_string_equal(l.recipe.data.chat_template, "own/x.jinja");
+    assert_string_equal(l.recipe.data.chat_template_date, "2025-01-01");
+    assert_true(l.recipe.data.train_on_reasoning);
+    assert_null(l.recipe.data.chat_template_kwargs);
+    unload(&l);
+    l = load_good(HEAD "chat_template: tokenizer_default\neot_tokens: [x]\n");
+    assert_null(l.recipe.data.chat_template);
+    expect_list(&l.report.notes,
+                "x.yaml:4:1: 'eot_tokens' is ignored: what ends a turn is found from the chat "
+                "template");
+    unload(&l);
+}
+
 static void alias_beside_its_key_is_an_error(void **state)
 {
     (void)state;
@@ -94,6 +157,16 @@ static void keys_that_exclude_each_other(void **state)
           "one" },
         { "lora_target_modules: [q_proj]\nlora_target_linear: false\n", "" },
         { "lora_target_modules:\nlora_target_linear: true\n", "" },
+        { "train_on_inputs: true\ntrain_on_last_turn_only: true\n",
+          "x.yaml:4:1: 'train_on_inputs' and 'train_on_last_turn_only' exclude each other; keep "
+          "one" },
+        { "train_on_inputs: false\nmask_history: true\n", "" },
+        { "chat_template_jinja: x.jinja\n",
+          "x.yaml:3:1: 'chat_template_jinja' is 'x.jinja'; give the template's file as "
+          "'chat_template'" },
+        { "default_system_message: Be brief.\n",
+          "x.yaml:3:1: 'default_system_message' is 'Be brief.'; give the records their system "
+          "message, or write it into the chat template" },
     };
     for (size_t i = 0; i < COUNT(table); i++) {
         char text[512];
@@ -353,6 +426,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         SCRATCH_TEST(key_errors_name_the_line),
         SCRATCH_TEST(aliases_are_read_and_reported_once),
+        SCRATCH_TEST(conversations_have_their_keys),
         SCRATCH_TEST(alias_beside_its_key_is_an_error),
         SCRATCH_TEST(keys_that_exclude_each_other),
         SCRATCH_TEST(keys_without_effect_are_noted),

@@ -50,6 +50,10 @@ static void dump_loads_again_to_the_same_recipe(void **state)
         "lora_target_modules: [\"true\", 'null', '1', 'a, b', \"\\t\"]\n",
         "max_steps: 4\nval_set_size: 3\neval_steps: 2\n",
         "warmup_steps: 3\nlora_exclude_modules: '.*lm_head'\n",
+        "chat_template: jamba\ntrain_on_reasoning: false\nchat_template_date: 2024-02-29 10:00\n",
+        "chat_template: t.jinja\nchat_template_kwargs: {a: [1, 2.0, 1.5e300, 'no', "
+        "\"\\t\\u2028\"], "
+        "'b c': {}, d: null, e: true}\n",
     };
     for (size_t i = 0; i < COUNT(tails); i++) {
         char text[512];
@@ -106,6 +110,7 @@ static void shipped_recipes_load(void **state)
 {
     (void)state;
     static const char *const paths[] = { "recipes/jamba-mini.yaml", "recipes/jamba-3b.yaml",
+                                         "recipes/chat-tools.yaml",
                                          "recipes/quickstart/quickstart.yaml" };
     for (size_t i = 0; i < COUNT(paths); i++) {
         struct loaded l;
@@ -120,7 +125,7 @@ static void shipped_recipes_load(void **state)
     for (struct dirent *e = NULL; (e = readdir(dir)) != NULL;)
         n += text_ends_with(e->d_name, ".yaml");
     closedir(dir);
-    assert_int_equal(n, 2); /* each is in the list above */
+    assert_int_equal(n, 3); /* each is in the list above */
 }
 
 static void jamba_mini_is_the_published_recipe(void **state)

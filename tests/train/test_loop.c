@@ -193,7 +193,7 @@ static double loss_of(const struct run *r, const char *adapter_dir, const struct
 {
     struct engine e = { 0 };
     struct err err = { 0 };
-    struct engine_memory memory = { .shape = { 32, 9, RECOMPUTE_LAYER },
+    struct engine_memory memory = { .shape = { 32, 9, RECOMPUTE_LAYER, 0 },
                                     .adapter_dir = adapter_dir };
     REQUIRE(
         engine_open(&e,
@@ -465,6 +465,10 @@ static void what_cannot_be_trained_is_refused_before_it_begins(void **state)
     expect_refused(folder, KEYS("lora_target_modules=[q_porj]"), ERR_RECIPE,
                    "command line: lora_target_modules=[q_porj]: lora_target_modules: 'q_porj' "
                    "matches no module; did you mean 'q_proj'?");
+    expect_refused(
+        folder, KEYS("chat_template=gone.jinja"), ERR_RECIPE,
+        "command line: chat_template=gone.jinja: chat_template: 'gone.jinja' is no file, "
+        "and no template of ours; expected a path, 'jamba' or 'chatml'");
     expect_refused(folder, KEYS("val_set_size=20"), ERR_DATA,
                    "val_set_size: 20 of 20 records leaves none to train on; lower it");
     char key[512];

@@ -407,16 +407,18 @@ static void bad_records_are_named(void **state)
     } cases[] = {
         { DATA_AUTO, "{}",
           "x.jsonl:1: has no fields; expected \"text\", or \"prompt\" and \"completion\", or "
-          "\"input_ids\"; set the data set's type and the names of its fields" },
+          "\"messages\", or \"input_ids\"; set the data set's type and the names of its fields" },
         { DATA_AUTO, "{\"q\":\"a\",\"completion\":\"c\"}",
           "x.jsonl:1: has fields \"q\", \"completion\"; expected \"text\", or \"prompt\" and "
-          "\"completion\", or \"input_ids\"; set the data set's type and the names of its fields" },
+          "\"completion\", or \"messages\", or \"input_ids\"; set the data set's type and the "
+          "names of "
+          "its fields" },
         { DATA_AUTO, "{\"text\":\"a\",\"input_ids\":[1]}",
           "x.jsonl:1: could be of type text or input_ids; set the data set's type" },
         { DATA_AUTO, "{\"messages\":[]}",
-          "x.jsonl:1: is a chat, which is not read; render it to \"prompt\" and \"completion\", or "
-          "to "
-          "\"text\"" },
+          "x.jsonl:1: is a conversation, but there is no chat template to read it with" },
+        { DATA_AUTO, "{\"text\":\"a\",\"messages\":[]}",
+          "x.jsonl:1: could be of type text or chat; set the data set's type" },
         { DATA_AUTO, "{\"text\":\"a\"}\n{\"txt\":\"a\"}",
           "x.jsonl:2: \"text\" is missing; each record needs it" },
         { DATA_TEXT, "{\"text\":1}", "x.jsonl:1: \"text\" is an integer; expected a string" },

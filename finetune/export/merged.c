@@ -25,31 +25,48 @@ struct job {
 struct writing {
     const struct merged_plan *plan;
     const struct merged_file *file;
+    const struct merged_list *list;
     const struct safetensors_writer *writer;
+    int n_worker;
 };
 
-static bool write_block(void *context, struct merged_worker *worker,
-                        const struct merged_block *block, struct err *err)
+static bool write_block(void *context, struct merged_worker *worker, struct merged_block *block,
+                        struct err *err)
 {
     const struct writing *w = context;
+    const struct merged_block *next = block + w->n_worker;
+    if (next - w->list->blocks < w->list->n)
+        merged_soon((const char *)w->plan->tensors[next->tensor].data + next->at, next->n);
     const void *bytes = merged_bytes(w->plan, worker, block, err);
-    return bytes != NULL && safetensors_writer_put(w->writer, block->tensor - w->file->first,
-                                                   block->at, bytes, block->n, err);
+    if (bytes == NULL)
+        return false;
+    if (w->plan->slots[block->tensor] != NULL)
+        block->sum = merged_sum(bytes, block->n);
+    const bool ok = safetensors_writer_put(w->writer, block->tensor - w->file->first, block->at,
+                                           bytes, block->n, err);
+    merged_done((const char *)w->plan->tensors[block->tensor].data + block->at, block->n);
+    return ok;
 }
 
 /* Writes it beside its place, and reads it back. */
 static bool write_file(struct job *job, int64_t index, struct err *err)
 {
     const struct merged_file *file = &job->plan.files[index];
-    struct writing w = { .plan = &job->plan, .file = file, .writer = &job->writers[index] };
+    struct safetensors_writer *writer = &job->writers[index];
+    struct merged_list list = { 0 };
+    struct writing w = { .plan = &job->plan,
+                         .file = file,
+                         .list = &list,
+                         .writer = writer,
+                         .n_worker = job->team.n_worker };
     char *path = file_join(job->out, file->name);
     const bool ok =
         (path != NULL || err_no_memory(err, file->name)) &&
-        safetensors_writer_open(&job->writers[index], path, job->plan.tensors + file->first,
-                                file->n, err) &&
-        (merged_team_run(&job->team, file, write_block, &w, err) || err_prefix(err, "%s", path)) &&
-        merged_prove(&job->team, file, safetensors_writer_temporary(&job->writers[index]), path,
-                     err);
+        merged_list_make(&list, &job->plan, file, err) &&
+        safetensors_writer_open(writer, path, job->plan.tensors + file->first, file->n, err) &&
+        (merged_team_run(&job->team, &list, write_block, &w, err) || err_prefix(err, "%s", path)) &&
+        merged_prove(&job->team, &list, file, safetensors_writer_temporary(writer), path, err);
+    merged_list_free(&list);
     free(path);
     return ok;
 }

@@ -1,7 +1,9 @@
 #include "finetune/export/merged_blocks.h"
 
+#include <assert.h>
 #include <omp.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -26,21 +28,33 @@ static size_t block_bytes(const struct merged_plan *plan, int64_t i)
     return row > BLOCK_BYTES ? row : BLOCK_BYTES / row * row;
 }
 
-static struct merged_block *list_blocks(const struct merged_plan *plan,
-                                        const struct merged_file *file, int64_t *n_block)
+bool merged_list_make(struct merged_list *list, const struct merged_plan *plan,
+                      const struct merged_file *file, struct err *err)
 {
-    size_t n = 0;
-    for (int64_t i = file->first; i < file->first + file->n; i++)
+    size_t n = 0, bytes = 0, covered = 0;
+    for (int64_t i = file->first; i < file->first + file->n; i++) {
         n += plan->tensors[i].bytes / block_bytes(plan, i) + 1;
-    struct merged_block *blocks = malloc(n * sizeof *blocks + 1);
-    *n_block = 0;
-    for (int64_t i = file->first; blocks != NULL && i < file->first + file->n; i++) {
-        const size_t step = block_bytes(plan, i), bytes = plan->tensors[i].bytes;
-        for (size_t at = 0; at < bytes; at += step)
-            blocks[(*n_block)++] =
-                (struct merged_block){ i, at, bytes - at < step ? bytes - at : step };
+        bytes += plan->tensors[i].bytes;
     }
-    return blocks;
+    *list = (struct merged_list){ .blocks = malloc(n * sizeof *list->blocks + 1) };
+    if (list->blocks == NULL)
+        return err_no_memory(err, file->name);
+    for (int64_t i = file->first; i < file->first + file->n; i++) {
+        const size_t step = block_bytes(plan, i), end = plan->tensors[i].bytes;
+        for (size_t at = 0; at < end; at += step) {
+            const size_t some = end - at < step ? end - at : step;
+            list->blocks[list->n++] = (struct merged_block){ .tensor = i, .at = at, .n = some };
+            covered += some;
+        }
+    }
+    assert(covered == bytes && "a block is missing: writing and proof would both pass it over");
+    return true;
+}
+
+void merged_list_free(struct merged_list *list)
+{
+    free(list->blocks);
+    *list = (struct merged_list){ 0 };
 }
 
 const void *merged_bytes(const struct merged_plan *plan, struct merged_worker *worker,
@@ -128,49 +142,72 @@ static void fail(struct outcome *o, const struct err *why)
     }
 }
 
-bool merged_team_run(struct merged_team *team, const struct merged_file *file, merged_work *work,
+bool merged_team_run(struct merged_team *team, struct merged_list *list, merged_work *work,
                      void *context, struct err *err)
 {
-    int64_t n = 0;
-    struct merged_block *blocks = list_blocks(team->plan, file, &n);
     struct outcome outcome = { .err = err };
-    if (blocks == NULL)
-        return err_no_memory(err, file->name);
 #pragma omp parallel for num_threads(team->n_worker) schedule(dynamic)
-    for (int64_t i = 0; i < n; i++) {
-        const char *data = team->plan->tensors[blocks[i].tensor].data;
+    for (int64_t i = 0; i < list->n; i++) {
         struct err why = { 0 };
-        if (has_failed(&outcome))
-            continue;
-        if (i + team->n_worker < n) {
-            const struct merged_block *next = &blocks[i + team->n_worker];
-            merged_soon((const char *)team->plan->tensors[next->tensor].data + next->at, next->n);
-        }
-        if (!work(context, &team->workers[omp_get_thread_num()], &blocks[i], &why))
+        if (!has_failed(&outcome) &&
+            !work(context, &team->workers[omp_get_thread_num()], &list->blocks[i], &why))
             fail(&outcome, &why);
-        merged_done(data + blocks[i].at, blocks[i].n);
     }
-    free(blocks);
     return !outcome.failed;
+}
+
+/* ---- checksums ---- */
+
+/* Fletcher's: a sum, and the sum of its values on the way, in lanes that make vector code. */
+uint64_t merged_sum(const void *bytes, size_t n)
+{
+    enum { LANES = 8 };
+    uint64_t sum[LANES] = { 0 }, sums[LANES] = { 0 }, x[LANES];
+    const char *from = bytes;
+    for (; n > 0;) {
+        const size_t some = n < sizeof x ? n : sizeof x;
+        if (some < sizeof x)
+            memset(x, 0, sizeof x);
+        memcpy(x, from, some);
+        for (int i = 0; i < LANES; i++) {
+            sum[i] += x[i];
+            sums[i] += sum[i];
+        }
+        from += some;
+        n -= some;
+    }
+    uint64_t all = 0;
+    for (int i = 0; i < 2 * LANES; i++) {
+        all = (all ^ (i < LANES ? sum[i] : sums[i - LANES])) * 0x9E3779B97F4A7C15u;
+        all ^= all >> 32; /* a product carries upwards only */
+    }
+    return all;
 }
 
 /* ---- pages ---- */
 
-static void advise(const void *data, size_t n, int advice)
+/* The whole pages of data .. data + n; false when there is none. */
+static bool whole_pages(const void *data, size_t n, uintptr_t *begin, uintptr_t *end)
 {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    const uintptr_t begin = ((uintptr_t)data + page - 1) / page * page;
-    const uintptr_t end = ((uintptr_t)data + n) / page * page;
-    if (begin < end)
-        madvise((void *)begin, end - begin, advice); /* best effort */
+    *begin = ((uintptr_t)data + page - 1) / page * page;
+    *end = ((uintptr_t)data + n) / page * page;
+    return *begin < *end;
 }
 
+/* Asking for what is in the page cache already costs as much as copying a tenth of it. */
 void merged_soon(const void *data, size_t n)
 {
-    advise(data, n, MADV_WILLNEED);
+    uintptr_t begin, end;
+    unsigned char is_there = 0;
+    if (whole_pages(data, n, &begin, &end) &&
+        (mincore((void *)begin, 1, &is_there) != 0 || (is_there & 1) == 0))
+        madvise((void *)begin, end - begin, MADV_WILLNEED); /* best effort */
 }
 
 void merged_done(const void *data, size_t n)
 {
-    advise(data, n, MADV_DONTNEED);
+    uintptr_t begin, end;
+    if (whole_pages(data, n, &begin, &end))
+        madvise((void *)begin, end - begin, MADV_DONTNEED); /* best effort */
 }

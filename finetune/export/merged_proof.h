@@ -8,10 +8,12 @@
 #include "kernels/core/err.h"
 
 /* Opens the file at `path` as any reader would and holds it against the plan: the same names, types
- * and shapes and no more; the bytes of every tensor; and, of each block that is merged, a row
- * against W + scale B A computed in double from the definition, within the roundings that the type
- * allows. `place` starts a message (ERR_INTERNAL). */
-bool merged_prove(struct merged_team *team, const struct merged_file *file, const char *path,
-                  const char *place, struct err *err);
+ * and shapes and no more; of each block that is the base's, its bytes; and of each that is merged,
+ * the sum of the bytes that were computed, and a row against W + scale B A worked out in double
+ * from the definition, within the roundings that the type allows. `place` starts a message
+ * (ERR_INTERNAL). */
+bool merged_prove(struct merged_team *team, struct merged_list *list,
+                  const struct merged_file *file, const char *path, const char *place,
+                  struct err *err);
 
 #endif

@@ -330,6 +330,7 @@ static const struct layout {
     struct wish wish;
     bool tied, dense, bias;
     bool stays_tied;
+    int64_t vocab; /* 0: the tiny one's */
 } layouts[] = {
     { .name = "f32", .wish = { .regex = EVERY } },
     { .name = "bf16", .options = { .dtype = DTYPE_BF16 }, .wish = { .regex = EVERY } },
@@ -367,7 +368,7 @@ static const struct layout {
     { .name = "tied, head", .wish = { .regex = "lm_head" }, .tied = true },
     { .name = "tied, both", .wish = { .regex = EVERY }, .tied = true },
     { .name = "tied, a head of its own in the file",
-      .options = { .with_head = true, .n_shard = 2 },
+      .options = { .with_head = true, .n_shard = 3 },
       .wish = { .regex = NO_TABLE },
       .tied = true,
       .stays_tied = true },
@@ -375,6 +376,16 @@ static const struct layout {
       .options = { .with_head = true },
       .wish = { .regex = EVERY },
       .tied = true },
+    { .name = "several blocks",
+      .options = { .dtype = DTYPE_BF16, .unaligned = true },
+      .wish = { .regex = EVERY },
+      .vocab = 200003 },
+    { .name = "several blocks, copied",
+      .options = { .n_shard = 2 },
+      .wish = { .regex = NO_TABLE },
+      .tied = true,
+      .stays_tied = true,
+      .vocab = 100003 },
 };
 
 static void every_layout_keeps_its_places_and_changes_what_is_adapted(void **state)
@@ -390,6 +401,7 @@ static void every_layout_keeps_its_places_and_changes_what_is_adapted(void **sta
         config.num_experts = l->dense ? 1 : config.num_experts;
         config.num_experts_per_tok = l->dense ? 1 : config.num_experts_per_tok;
         config.mamba_proj_bias = l->bias;
+        config.vocab_size = l->vocab != 0 ? l->vocab : config.vocab_size;
         open_place(&p, folder, &config, &l->options, &l->wish);
         merge(&p, &notes);
         print_message("%s\n", l->name);
@@ -976,12 +988,22 @@ struct proving {
     struct shards shards;
     struct merged_plan plan;
     struct merged_team team;
+    struct merged_list list;
     char *path;
 };
 
+static bool sum_block(void *context, struct merged_worker *worker, struct merged_block *block,
+                      struct err *err)
+{
+    const struct proving *v = context;
+    const void *bytes = merged_bytes(&v->plan, worker, block, err);
+    block->sum = merged_sum(bytes, block->n);
+    return true;
+}
+
 static bool prove(struct proving *v, struct err *err)
 {
-    return merged_prove(&v->team, &v->plan.files[0], v->path, "merged", err);
+    return merged_prove(&v->team, &v->list, &v->plan.files[0], v->path, "merged", err);
 }
 
 static void any_wrong_byte_is_found(void **state)
@@ -996,6 +1018,8 @@ static void any_wrong_byte_is_found(void **state)
     assert_true(shards_open(&v.shards, p.base, &p.s.config, &err));
     assert_true(merged_plan_make(&p.s, &v.shards, &v.plan, &err));
     assert_true(merged_team_open(&v.team, &v.plan, &err));
+    assert_true(merged_list_make(&v.list, &v.plan, &v.plan.files[0], &err));
+    assert_true(merged_team_run(&v.team, &v.list, sum_block, &v, &err));
     v.path = path_in(p.out, "model.safetensors");
     assert_true(prove(&v, &err));
     for (int64_t i = 0; i < v.plan.n_tensor; i++) { /* the first and last byte of each tensor */
@@ -1024,15 +1048,46 @@ static void any_wrong_byte_is_found(void **state)
     assert_false(prove(&v, &err));
     assert_non_null(strstr(err.text, "merged: read back, it has "));
     v.plan.files[0].n++;
+    v.plan.tensors[3].dtype = DTYPE_F16;
+    assert_false(prove(&v, &err));
+    v.plan.tensors[3].dtype = DTYPE_BF16;
+    v.plan.tensors[3].dims[0]++;
+    assert_false(prove(&v, &err));
+    v.plan.tensors[3].dims[0]--;
     v.plan.tensors[3].name = "model.another";
     assert_false(prove(&v, &err));
     assert_string_equal(err.text, "merged: tensor 'model.another': is not there with the base's "
                                   "type and shape");
+    merged_list_free(&v.list);
     merged_team_close(&v.team);
     merged_plan_free(&v.plan);
     shards_close(&v.shards);
     free(v.path);
     close_place(&p);
+}
+
+static void a_sum_tells_every_byte_and_its_place(void **state)
+{
+    (void)state;
+    uint8_t x[203];
+    for (size_t i = 0; i < sizeof x; i++)
+        x[i] = (uint8_t)(i * 37);
+    for (size_t n = 0; n <= sizeof x; n += 29) {
+        const uint64_t sum = merged_sum(x, n);
+        for (size_t i = 0; i < n; i++) {
+            for (int bit = 1; bit < 256; bit *= 2) {
+                x[i] ^= (uint8_t)bit;
+                assert_true(merged_sum(x, n) != sum);
+                x[i] ^= (uint8_t)bit;
+            }
+            const uint8_t first = x[0], other = x[i];
+            x[0] = other;
+            x[i] = first;
+            assert_true((merged_sum(x, n) == sum) == (first == other));
+            x[0] = first;
+            x[i] = other;
+        }
+    }
 }
 
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folder, remove_folder)
@@ -1056,6 +1111,7 @@ int main(void)
         IN_FOLDER(nothing_stays_after_a_write_that_fails),
         IN_FOLDER(copies_do_not_stay_without_an_index),
         IN_FOLDER(any_wrong_byte_is_found),
+        cmocka_unit_test(a_sum_tells_every_byte_and_its_place),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,6 +9,7 @@
 
 #include "datasets/chat_render.h"
 #include "datasets/source.h"
+#include "finetune/cli/cli.h"
 #include "kernels/core/file.h"
 #include "kernels/core/json.h"
 
@@ -224,10 +225,10 @@ static bool check_question(json_t *record, const char *place, const struct chat_
 static bool add_question(json_t *list, json_t *record, const char *place,
                          const struct chat_template *t, struct err *err)
 {
-    json_t *question = json_pack("{s:o, s:O}", "place", json_string(place), "record", record);
-    if (question == NULL) /* a path that JSON does not take */
-        question = json_pack("{s:s, s:O}", "place", "the record", "record", record);
-    return check_question(record, place, t, err) && append(list, question, err);
+    if (!check_question(record, place, t, err))
+        return false;
+    json_t *question = json_pack("{s:o, s:O}", "place", cli_json_string(place), "record", record);
+    return append(list, question, err);
 }
 
 /* One object over several lines is no JSONL. */

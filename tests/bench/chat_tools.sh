@@ -47,6 +47,6 @@ start=$(date +%s)
     cat "$scratch/log" >&2
     exit 1
 }
-grep 'validation loss' "$scratch/log"
+grep '^validation loss' "$scratch/log"
 echo "trained in $(($(date +%s) - start)) s"
 measure after --adapter "$scratch/out"

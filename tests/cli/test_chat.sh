@@ -181,6 +181,10 @@ check 'validate and preview agree' same "$counted" \
 works validate "$scratch/chat.yaml" sequence_len=60
 shows ' records cut to sequence_len' ' tokens lost by that'
 
+run validate recipes/chat-tools.yaml
+check 'the shipped recipe' same 0 "$code"
+shows '(chat): 390 records, 390 documents, ' 'nothing found wrong'
+
 # ---- generate --json ----
 
 model=base_model=$base

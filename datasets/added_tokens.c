@@ -142,6 +142,13 @@ static bool check_id(const struct added_token *token, const struct piece_map *id
     return true;
 }
 
+static void note_ends(struct added_tokens *added, const struct added_token *token)
+{
+    added->begins[(unsigned char)token->content[0]] = true;
+    added->ends[(unsigned char)token->content[token->content_n - 1]] = true;
+    added->longest = token->content_n > added->longest ? token->content_n : added->longest;
+}
+
 static bool read_tokens(struct added_tokens *added, json_t *list, const struct piece_map *ids,
                         int64_t n_piece, struct err *err)
 {
@@ -156,6 +163,8 @@ static bool read_tokens(struct added_tokens *added, json_t *list, const struct p
         if (piece_map_find(&added->ids, token->content, token->content_n) >= 0)
             return err_set(err, ERR_DATA, "%s: \"%s\" is there twice", place, token->content);
         piece_map_add(&added->ids, token->content, token->content_n, token->id);
+        if (token->special)
+            note_ends(added, token);
     }
     return true;
 }
@@ -304,4 +313,58 @@ bool added_scan_next(struct added_scan *scan)
     scan->plain = scan->done;
     scan->begin = scan->end = scan->n;
     return scan->plain < scan->n;
+}
+
+/* ---- parts of spellings ---- */
+
+/* A special token longer than n bytes begins, or ends, with them. */
+static bool begins_one(const struct added_tokens *added, const char *bytes, size_t n)
+{
+    for (size_t i = 0; i < added->n; i++) {
+        const struct added_token *token = &added->tokens[i];
+        if (token->special && token->content_n > n && memcmp(token->content, bytes, n) == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool ends_one(const struct added_tokens *added, const char *bytes, size_t n)
+{
+    for (size_t i = 0; i < added->n; i++) {
+        const struct added_token *token = &added->tokens[i];
+        if (token->special && token->content_n > n &&
+            memcmp(token->content + token->content_n - n, bytes, n) == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool stands_within(const struct added_token *token, const char *bytes, size_t n)
+{
+    for (size_t at = 1; at + n < token->content_n; at++) {
+        if (memcmp(token->content + at, bytes, n) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Most texts have neither a byte that begins a spelling near their end nor one that ends one near
+ * their start, and are too long to stand within one: only the others are compared. */
+struct added_edges added_special_edges(const struct added_tokens *added, const char *bytes,
+                                       size_t n)
+{
+    struct added_edges edges = { 0 };
+    const size_t most = added->longest == 0 ? 0 : added->longest - 1;
+    const size_t limit = n < most ? n : most;
+    for (size_t k = limit; k > 0 && edges.head == 0; k--) {
+        if (added->ends[(unsigned char)bytes[k - 1]] && ends_one(added, bytes, k))
+            edges.head = k;
+    }
+    for (size_t k = limit; k > 0 && edges.tail == 0; k--) {
+        if (added->begins[(unsigned char)bytes[n - k]] && begins_one(added, bytes + n - k, k))
+            edges.tail = k;
+    }
+    for (size_t i = 0; n > 0 && n < most && !edges.inside && i < added->n; i++)
+        edges.inside = added->tokens[i].special && stands_within(&added->tokens[i], bytes, n);
+    return edges;
 }

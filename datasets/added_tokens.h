@@ -39,6 +39,8 @@ struct added_tokens {
     struct piece_map ids;              /* content -> id */
     struct added_trie raw, normalized; /* by what they are looked for in */
     struct pattern word;               /* one character of a word, when a token is single_word */
+    bool begins[256], ends[256];       /* bytes that a special token's spelling begins, ends with */
+    size_t longest;                    /* bytes of one */
 };
 
 /* Reads the list (NULL or null: none). Each id must be the one that the vocabulary `ids` of n_piece
@@ -46,6 +48,14 @@ struct added_tokens {
 bool added_init(struct added_tokens *added, json_t *list, const struct piece_map *ids,
                 int64_t n_piece, const struct normalizer *norm, struct err *err);
 void added_free(struct added_tokens *added);
+
+/* What of bytes[0..n) may be a part of a special token whose rest stands beside it. */
+struct added_edges {
+    size_t head, tail; /* that many bytes at the start end a spelling, at the end begin one */
+    bool inside;       /* all of it stands within a spelling */
+};
+struct added_edges added_special_edges(const struct added_tokens *added, const char *bytes,
+                                       size_t n);
 
 /* A walk over a text: each step yields the plain text up to the next token, then that token.
  *

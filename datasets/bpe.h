@@ -22,7 +22,8 @@
 #include "datasets/tokenizer.h"
 #include "kernels/core/err.h"
 
-enum { BPE_ID_LIMIT = 1 << 24 };
+/* Ids lie below it: tables by id are made for the largest, and a small file can name any. */
+enum { BPE_ID_LIMIT = 1 << 22 };
 
 struct bpe {
     char *bytes;        /* all pieces, each terminated */

@@ -108,10 +108,11 @@ static void put_parts(struct marker *m, const char *s, size_t n, struct text *ou
     put_piece(m, s + from, n - from, reasoning, out);
 }
 
-static void note_special(struct marker *m, const char *s, size_t n)
+static void note_special(struct marker *m, const char *s, size_t n, bool whole)
 {
     struct chat_marks *out = m->out;
-    if (out->n_special++ > 0)
+    const bool first = whole ? out->n_special++ == 0 : out->n_part++ == 0 && out->n_special == 0;
+    if (!first)
         return;
     snprintf(out->spelled, sizeof out->spelled, "%.*s", n < 60 ? (int)n : 60, s);
     if (m->message >= 0)
@@ -120,16 +121,44 @@ static void note_special(struct marker *m, const char *s, size_t n)
         snprintf(out->where, sizeof out->where, "tools, documents or variables");
 }
 
-static void put_specials(struct marker *m, const char *s, size_t n, struct text *out)
+/* Adds the parts of spellings at the ends of s[0..n), white space left out, to those found whole.
+ */
+static bool add_parts(struct marker *m, const char *s, size_t n, bool is_name,
+                      struct range_list *found)
+{
+    size_t begin = 0, end = n, head = 0, tail = 0;
+    bool inside = false;
+    while (begin < end && is_space(s[begin]))
+        begin++;
+    while (end > begin && is_space(s[end - 1]))
+        end--;
+    tokenizer_special_edges(m->tokenizer, s + begin, end - begin, &head, &tail, &inside);
+    if ((inside && !is_name && m->what == MARK_SPECIALS_INSIDE) || head + tail > end - begin)
+        head = end - begin;
+    const struct byte_range parts[2] = { { begin, begin + head }, { end - tail, end } };
+    for (int i = 0; i < 2; i++) {
+        const struct byte_range part = parts[i];
+        if (part.begin == part.end || range_list_overlaps(found, part.begin, part.end))
+            continue;
+        note_special(m, s + part.begin, part.end - part.begin, false);
+        if (!range_list_add(found, part.begin, part.end))
+            return false;
+        range_list_merge(found);
+    }
+    return true;
+}
+
+static void put_specials(struct marker *m, const char *s, size_t n, bool is_name, struct text *out)
 {
     struct range_list found = { 0 };
     struct err err = { 0 };
-    if (!tokenizer_find_special(m->tokenizer, s, n, &found, &err))
-        m->failed = true;
+    m->failed = m->failed || !tokenizer_find_special(m->tokenizer, s, n, &found, &err);
+    for (size_t i = 0; i < found.n; i++)
+        note_special(m, s + found.at[i].begin, found.at[i].end - found.at[i].begin, true);
+    m->failed = m->failed || !add_parts(m, s, n, is_name, &found);
     size_t from = 0;
     for (size_t i = 0; i < found.n; i++) {
         const struct byte_range r = found.at[i];
-        note_special(m, s + r.begin, r.end - r.begin);
         text_append(out, s + from, r.begin - from);
         put_piece(m, s + r.begin, r.end - r.begin, false, out);
         from = r.end;
@@ -138,13 +167,13 @@ static void put_specials(struct marker *m, const char *s, size_t n, struct text 
     range_list_free(&found);
 }
 
-static bool put_string(struct marker *m, const char *s, size_t n, struct text *out)
+static bool put_string(struct marker *m, const char *s, size_t n, bool is_name, struct text *out)
 {
     text_clear(out);
-    if (m->what == MARK_SPECIALS)
-        put_specials(m, s, n, out);
-    else
+    if (m->what == MARK_CONTENTS)
         put_parts(m, s, n, out);
+    else
+        put_specials(m, s, n, is_name, out);
     m->failed = m->failed || out->failed;
     return !m->failed;
 }
@@ -155,7 +184,7 @@ static json_t *mark_string(struct marker *m, const json_t *value)
 {
     struct text text = { 0 };
     json_t *out = NULL;
-    if (put_string(m, json_string_value(value), json_string_length(value), &text))
+    if (put_string(m, json_string_value(value), json_string_length(value), false, &text))
         out = json_stringn(text.len > 0 ? text.data : "", text.len);
     text_free(&text);
     m->failed = m->failed || out == NULL;
@@ -180,12 +209,13 @@ static bool is_reasoning(const char *key)
            strcmp(key, "thinking") == 0;
 }
 
-/* A member's name is marked only where it spells a special token: templates look members up. */
+/* A member's name is marked only for what it spells of special tokens: templates look members up.
+ */
 static void mark_member(struct marker *m, const char *key, json_t *value, bool names, json_t *out)
 {
     struct text name = { 0 };
     const bool outer = m->reasoning;
-    if (names && !put_string(m, key, strlen(key), &name))
+    if (names && !put_string(m, key, strlen(key), true, &name))
         return;
     m->reasoning = outer || is_reasoning(key);
     json_t *item = mark_value(m, value, names);
@@ -246,7 +276,7 @@ static json_t *mark_message(struct marker *m, json_t *message)
         if (is_structure(key))
             m->failed = json_object_set(out, key, value) != 0;
         else
-            mark_member(m, key, value, m->what == MARK_SPECIALS, out);
+            mark_member(m, key, value, m->what != MARK_CONTENTS, out);
     }
     m->failed = m->failed || out == NULL;
     return out;
@@ -301,7 +331,7 @@ static json_t *mark_messages(struct marker *m, const struct chat *chat)
     for (m->message = 0; out != NULL && !m->failed && m->message < chat->n_message; m->message++) {
         json_t *message = json_array_get(chat->messages, (size_t)m->message);
         json_t *marked =
-            m->what == MARK_SPECIALS ? mark_message(m, message) : mark_contents(m, message);
+            m->what == MARK_CONTENTS ? mark_contents(m, message) : mark_message(m, message);
         if (marked == NULL || json_array_append_new(out, marked) != 0)
             m->failed = true;
     }
@@ -432,7 +462,7 @@ bool chat_marks_find(const struct chat_plain *plain, enum chat_mark_what what,
                         .plane = plane != 0 ? plane : PLANE_15,
                         .message = -1,
                         .out = out };
-    const bool everywhere = what == MARK_SPECIALS;
+    const bool everywhere = what != MARK_CONTENTS;
     json_t *messages = mark_messages(&m, chat);
     json_t *tools = everywhere ? mark_if_there(&m, chat->tools) : json_incref(chat->tools);
     json_t *documents =
@@ -445,7 +475,7 @@ bool chat_marks_find(const struct chat_plain *plain, enum chat_mark_what what,
                                        .variables = variables,
                                        .add_generation_prompt = plain->add_generation_prompt };
     bool ok = !m.failed || err_no_memory(err, "a conversation");
-    if (ok && everywhere && out->n_special == 0)
+    if (ok && everywhere && out->n_special + out->n_part == 0)
         out->same = true;
     else if (ok && plane != 0 && m.n < MAX_PIECE)
         ok = render_marked(&m, plain->template, &in, plain->output, err);

@@ -25,7 +25,9 @@
 
 enum chat_mark_what {
     MARK_CONTENTS, /* the strings of messages, tool calls and all */
-    MARK_SPECIALS, /* the spellings of special tokens, in strings and names anywhere */
+    MARK_SPECIALS, /* the spellings of special tokens, in strings and names anywhere, and parts of
+                      them at their ends, which other text may complete */
+    MARK_SPECIALS_INSIDE, /* the same, and what could stand in the middle of a spelling */
 };
 
 /* One marked piece, in the order in which they stand in the text. */
@@ -42,21 +44,22 @@ struct chat_marks {
     bool same;  /* the text is the unmarked one: the marks count */
     struct chat_mark *at;
     int64_t n, cap;
-    char where[64], spelled[64]; /* MARK_SPECIALS: the first, as "messages[2]" */
-    int64_t n_special;           /* MARK_SPECIALS: how many are spelled */
+    /* MARK_SPECIALS: the first, as "messages[2]", and how many are spelled whole and in part. */
+    char where[64], spelled[64];
+    int64_t n_special, n_part;
 };
 
 /* What was rendered, and with what. */
 struct chat_plain {
     const struct chat *chat;
     const struct chat_template *template;
-    const struct tokenizer *tokenizer; /* needed for MARK_SPECIALS */
+    const struct tokenizer *tokenizer; /* needed for MARK_SPECIALS and MARK_SPECIALS_INSIDE */
     const struct jinja_output *output; /* the unmarked text */
     bool add_generation_prompt;
 };
 
-/* False only when memory is out. MARK_SPECIALS renders nothing when there are none (same is then
- * true). */
+/* False only when memory is out. With MARK_SPECIALS nothing is rendered when there are none (same
+ * is then true). */
 bool chat_marks_find(const struct chat_plain *plain, enum chat_mark_what what,
                      struct chat_marks *out, struct err *err);
 void chat_marks_free(struct chat_marks *marks);

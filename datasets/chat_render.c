@@ -68,26 +68,51 @@ static bool fill_spans(struct chat_rendering *r, const struct range_list *traine
 
 /* ---- tokens ---- */
 
-/* The ranges of the text that spell special tokens without being some. */
+static bool refuse_spelled(const struct chat_marks *marks, const char *place, struct err *err)
+{
+    return err_set(err, ERR_DATA,
+                   "%s: %s %s \"%s\", and %s cannot be found: with marks around it the template "
+                   "renders something else; take it out, or leave the record out",
+                   place, marks->where,
+                   marks->n_special > 0 ? "spells the special token"
+                                        : "begins or ends with a part of a special token,",
+                   marks->spelled,
+                   marks->n_special > 0 ? "which of those in the text that is"
+                                        : "whether the template makes it whole");
+}
+
+/* All marks are there: the text is the unmarked one, and none of them lacks an end. */
+static bool are_found(const struct chat_marks *marks)
+{
+    bool found = marks->same;
+    for (int64_t k = 0; found && k < marks->n; k++)
+        found = marks->at[k].whole;
+    return found;
+}
+
+/* What could stand within a spelling, a word such as "user", is marked first; a template that
+ * compares it with a word of its own then renders something else, and it is left as it is. */
+static bool mark_specials(const struct chat_plain *plain, struct chat_marks *marks, struct err *err)
+{
+    if (!chat_marks_find(plain, MARK_SPECIALS_INSIDE, marks, err))
+        return false;
+    if (are_found(marks))
+        return true;
+    chat_marks_free(marks);
+    return chat_marks_find(plain, MARK_SPECIALS, marks, err);
+}
+
+/* The ranges of the text that spell special tokens, or a part of one, without being some. */
 static bool find_spelled(const struct chat_plain *plain, const char *place, struct range_list *out,
                          struct err *err)
 {
     struct chat_marks marks = { 0 };
-    if (!chat_marks_find(plain, MARK_SPECIALS, &marks, err))
-        return false;
-    bool ok = true, found = marks.same;
-    for (int64_t k = 0; ok && k < marks.n; k++) {
-        found = found && marks.at[k].whole;
+    bool ok = mark_specials(plain, &marks, err);
+    if (ok && !are_found(&marks))
+        ok = refuse_spelled(&marks, place, err);
+    for (int64_t k = 0; ok && k < marks.n; k++)
         ok = range_list_add(out, marks.at[k].begin, marks.at[k].end) ||
              err_no_memory(err, "a conversation");
-    }
-    if (ok && !found)
-        ok = err_set(
-            err, ERR_DATA,
-            "%s: %s spells the special token \"%s\", and which of those in the text that is "
-            "cannot be found: with marks around it the template renders something else; "
-            "take it out, or leave the record out",
-            place, marks.where, marks.spelled);
     range_list_merge(out);
     chat_marks_free(&marks);
     return ok;

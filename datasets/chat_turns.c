@@ -275,16 +275,12 @@ static enum way by_marks(const struct chat_plain *plain, int64_t i, struct chat_
     return WAY_CLOSED;
 }
 
-/* ---- all of them ---- */
+/* ---- one after the other ---- */
 
-static enum way find(const struct chat_plain *plain, const bool *wanted, struct chat_marks *marks,
-                     struct chat_turns *out, struct text *why, struct err *err)
+static enum way one_by_one(const struct chat_plain *plain, const bool *wanted,
+                           struct chat_marks *marks, struct chat_turns *out, struct text *why,
+                           struct err *err)
 {
-    const bool has_tools = plain->chat->tools != NULL;
-    if (template_marks_generation(plain->template, has_tools) && !plain->output->generation_lost) {
-        out->method = CHAT_GENERATION;
-        return by_generation(plain, wanted, marks, out, why, err);
-    }
     out->method = CHAT_PREFIXES;
     for (int64_t i = 0; i < plain->chat->n_message; i++) {
         if (!wanted[i])
@@ -300,6 +296,118 @@ static enum way find(const struct chat_plain *plain, const bool *wanted, struct 
             return way;
     }
     return WAY_FOUND;
+}
+
+/* ---- many turns ----
+ *
+ * Growing prefixes take time by the square of a conversation's length. In a long one the marks, of
+ * one rendering, say where the turns are, and prefixes only check them: some of every kind of turn.
+ * Where they disagree the long way is gone after all. */
+
+enum { MANY_TURNS = 32, CHECKED_OF_A_KIND = 3, CHECKED_OF_ALL = 12, N_KIND = 256 };
+
+static bool has_text(const json_t *message, const char *key)
+{
+    return json_string_length(json_object_get(message, key)) > 0;
+}
+
+/* What a template may frame an answer by. */
+static unsigned kind_of(const struct chat *chat, int64_t i)
+{
+    const json_t *message = json_array_get(chat->messages, (size_t)i);
+    const char *content = json_string_value(json_object_get(message, "content"));
+    const bool reasons = has_text(message, "reasoning_content") || has_text(message, "reasoning") ||
+                         has_text(message, "thinking");
+    const bool tagged = content != NULL && strstr(content, "think>") != NULL;
+    const unsigned before = i > 0 ? (unsigned)chat_role(chat, i - 1) : 0;
+    const unsigned after = i + 1 < chat->n_message ? (unsigned)chat_role(chat, i + 1) : 0;
+    return before | after << 2 | (unsigned)has_text(message, "content") << 4 |
+           (unsigned)(json_object_get(message, "tool_calls") != NULL) << 5 |
+           (unsigned)reasons << 6 | (unsigned)tagged << 7;
+}
+
+/* checked[i]: the first and the last turns of each kind, and some in between. */
+static void choose_checked(const struct chat *chat, const bool *wanted, int64_t n_wanted,
+                           bool *checked)
+{
+    int64_t from_front[N_KIND] = { 0 }, from_back[N_KIND] = { 0 }, k = 0;
+    for (int64_t i = 0; i < chat->n_message; i++) {
+        const int64_t back = chat->n_message - 1 - i;
+        if (wanted[i] && (from_front[kind_of(chat, i)]++ < CHECKED_OF_A_KIND ||
+                          k % (n_wanted / CHECKED_OF_ALL + 1) == 0))
+            checked[i] = true;
+        k += wanted[i];
+        if (wanted[back] && from_back[kind_of(chat, back)]++ < CHECKED_OF_A_KIND)
+            checked[back] = true;
+    }
+}
+
+/* Whether the turn just found is that of the prefixes, where these are a way to find it. */
+static enum way check_turn(const struct chat_plain *plain, int64_t i, struct chat_turns *out,
+                           struct text *why, struct err *err)
+{
+    const struct chat_turn found = out->at[out->n - 1];
+    const enum way way = by_prefixes(plain, i, out, why, err);
+    if (way != WAY_FOUND)
+        return way == WAY_CLOSED ? WAY_FOUND : way;
+    const struct chat_turn other = out->at[--out->n];
+    return found.begin == other.begin && found.end == other.end ? WAY_FOUND : WAY_CLOSED;
+}
+
+static enum way by_checked_marks(const struct chat_plain *plain, const bool *wanted,
+                                 const bool *checked, struct chat_marks *marks,
+                                 struct chat_turns *out, struct text *why, struct err *err)
+{
+    out->method = CHAT_MARKS;
+    for (int64_t i = 0; i < plain->chat->n_message; i++) {
+        if (!wanted[i])
+            continue;
+        enum way way = by_marks(plain, i, marks, out, why, err);
+        if (way == WAY_FOUND && checked[i])
+            way = check_turn(plain, i, out, why, err);
+        else if (way == WAY_CLOSED && marks->same)
+            way = by_prefixes(plain, i, out, why, err);
+        if (way != WAY_FOUND)
+            return way;
+    }
+    return WAY_FOUND;
+}
+
+static enum way many(const struct chat_plain *plain, const bool *wanted, int64_t n_wanted,
+                     struct chat_marks *marks, struct chat_turns *out, struct text *why,
+                     struct err *err)
+{
+    bool *checked = calloc((size_t)plain->chat->n_message, sizeof *checked);
+    if (checked == NULL) {
+        err_no_memory(err, "a conversation");
+        return WAY_FAILED;
+    }
+    choose_checked(plain->chat, wanted, n_wanted, checked);
+    const enum way way = by_checked_marks(plain, wanted, checked, marks, out, why, err);
+    free(checked);
+    return way;
+}
+
+/* ---- all of them ---- */
+
+static enum way find(const struct chat_plain *plain, const bool *wanted, struct chat_marks *marks,
+                     struct chat_turns *out, struct text *why, struct err *err)
+{
+    const bool has_tools = plain->chat->tools != NULL;
+    if (template_marks_generation(plain->template, has_tools) && !plain->output->generation_lost) {
+        out->method = CHAT_GENERATION;
+        return by_generation(plain, wanted, marks, out, why, err);
+    }
+    int64_t n_wanted = 0;
+    for (int64_t i = 0; i < plain->chat->n_message; i++)
+        n_wanted += wanted[i];
+    if (n_wanted > MANY_TURNS) {
+        const enum way way = many(plain, wanted, n_wanted, marks, out, why, err);
+        if (way != WAY_CLOSED)
+            return way;
+        out->n = 0;
+    }
+    return one_by_one(plain, wanted, marks, out, why, err);
 }
 
 bool chat_turns_find(const struct chat_plain *plain, const bool *wanted, const char *place,

@@ -10,7 +10,7 @@
 #include "kernels/core/json.h"
 #include "kernels/core/text.h"
 
-enum { TEMPLATE_LIMIT = 4 << 20, CONFIG_LIMIT = 64 << 20 };
+enum { TEMPLATE_LIMIT = 1 << 20, CONFIG_LIMIT = 64 << 20 };
 
 /* Made by CMake of datasets/templates. */
 extern const char template_own_jamba[];
@@ -124,7 +124,11 @@ static bool parse_found(struct chat_template *t, struct jinja_template **slot, c
             return err_no_memory(err, "the chat template");
     }
     struct err problem = { 0 };
-    *slot = jinja_parse(text, n, origin, &problem);
+    if (n > TEMPLATE_LIMIT)
+        err_set(&problem, ERR_DATA, "%s: has %zu bytes; at most %d are expected of a template",
+                origin, n, TEMPLATE_LIMIT);
+    else
+        *slot = jinja_parse(text, n, origin, &problem);
     if (*slot != NULL)
         return true;
     if (problem.code == ERR_NO_MEMORY) {

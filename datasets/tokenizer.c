@@ -408,6 +408,15 @@ bool tokenizer_find_special(const struct tokenizer *tok, const char *text, size_
     return !scan.failed || err_no_memory(err, "special tokens");
 }
 
+void tokenizer_special_edges(const struct tokenizer *tok, const char *text, size_t n, size_t *head,
+                             size_t *tail, bool *inside)
+{
+    const struct added_edges edges = added_special_edges(&tok->added, text, n);
+    *head = edges.head;
+    *tail = edges.tail;
+    *inside = edges.inside;
+}
+
 /* --- decoding --- */
 
 bool tokenizer_stream_init(struct token_stream *s, const struct tokenizer *tok, bool skip_special,

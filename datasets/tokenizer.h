@@ -85,6 +85,12 @@ bool tokenizer_encode_template(const struct tokenizer *tok, const char *text, si
 bool tokenizer_find_special(const struct tokenizer *tok, const char *text, size_t n,
                             struct range_list *out, struct err *err);
 
+/* The bytes at the start of text[0..n) that could end the spelling of a special token, those at its
+ * end that could begin one, and whether all of it stands within one: where other text follows, the
+ * two together may spell what neither does. */
+void tokenizer_special_edges(const struct tokenizer *tok, const char *text, size_t n, size_t *head,
+                             size_t *tail, bool *inside);
+
 /* Appends the text of ids[0..n). skip_special leaves special tokens out; ids without a piece (the
  * padding of a vocabulary) are left out too; a negative id is an error. */
 bool tokenizer_decode(const struct tokenizer *tok, const int32_t *ids, int64_t n, bool skip_special,

@@ -9,6 +9,7 @@
 #include <jansson.h>
 
 #include "kernels/core/file.h"
+#include "kernels/core/json.h"
 #include "kernels/format/safetensors.h"
 #include "lora/peft_names.h"
 #include "lora/peft_spelling.h"
@@ -65,7 +66,7 @@ static char *dump(const json_t *object)
     char *text = NULL;
     for (size_t digits = 15; digits <= 17; digits++) {
         free(text);
-        text = json_dumps(object, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(digits));
+        text = json_text(object, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(digits));
         json_t *again = text == NULL ? NULL : json_loads(text, 0, NULL);
         const bool same = again != NULL && json_equal(object, again);
         json_decref(again);
@@ -176,8 +177,10 @@ static bool is_same(const struct safetensors_tensor *a, const struct safetensors
 
 static bool write_tensors(const char *path, const struct outgoing *o, struct err *err)
 {
+    static const struct safetensors_note sealed = { SAFETENSORS_DIGEST, NULL };
     struct safetensors st = { 0 };
-    if (!safetensors_write(path, o->tensors, o->n, err) || !safetensors_open(path, &st, err))
+    if (!safetensors_write_notes(path, o->tensors, o->n, &sealed, 1, err) ||
+        !safetensors_open(path, &st, err))
         return false;
     bool same = st.n_tensor == o->n;
     for (int64_t i = 0; same && i < o->n; i++)

@@ -194,7 +194,7 @@ bool peft_read_tensors(const char *dir, struct lora_adapter *adapter, struct err
     struct peft_layout l;
     if (!peft_layout_open(&l, dir, adapter->modules, adapter->n_module, err))
         return false;
-    bool ok = true;
+    bool ok = safetensors_check_digest(&l.st, l.path, err);
     for (int64_t i = 0; ok && i < adapter->n_module; i++) {
         const struct lora_slot *slot = lora_adapter_slot(adapter, i);
         const struct peft_pair *pair = &l.pairs[i];

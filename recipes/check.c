@@ -62,6 +62,25 @@ static void check_schedule(struct load *load)
                          "'loraplus_lr_embedding' has no effect without 'loraplus_lr_ratio'");
 }
 
+/* A key that chooses by validation loss. Placed at the key; one at its default asks for nothing. */
+static void need_evaluations(struct load *load, const char *key, bool asked)
+{
+    const struct recipe *r = load->recipe;
+    const struct node *at = given(load, key);
+    if (!asked || at == NULL)
+        return;
+    if (!(r->data.val_set_size > 0) && r->data.n_validation == 0)
+        load_error_at_key(load, at,
+                          "'%s' needs validation data; set 'val_set_size' or 'test_datasets', or "
+                          "remove the key",
+                          key);
+    else if (!(r->eval_steps > 0) && r->evals_per_epoch == 0)
+        load_error_at_key(load, at,
+                          "'%s' needs validations during the run; set 'eval_steps' or "
+                          "'evals_per_epoch', or remove the key",
+                          key);
+}
+
 static void check_evaluation(struct load *load, enum recipe_need need)
 {
     const struct recipe *r = load->recipe;
@@ -69,6 +88,10 @@ static void check_evaluation(struct load *load, enum recipe_need need)
             "keep one, or set the other to 0");
     exclude(load, r->data.val_set_size > 0 && r->data.n_validation > 0, "val_set_size",
             "test_datasets", "keep one, or set val_set_size to 0");
+    if (need == RECIPE_NEED_TRAIN) {
+        need_evaluations(load, "early_stopping_patience", r->early_stopping_patience > 0);
+        need_evaluations(load, "load_best", r->load_best);
+    }
     if (need != RECIPE_NEED_TRAIN || r->data.val_set_size > 0 || r->data.n_validation > 0)
         return;
     const char *key = r->eval_steps > 0 ? "eval_steps" : "evals_per_epoch";
@@ -77,6 +100,11 @@ static void check_evaluation(struct load *load, enum recipe_need need)
         load_note_at_key(
             load, schedule,
             "'%s' has no effect without validation data (val_set_size or test_datasets)", key);
+    const struct node *samples = given(load, "sample_prompts");
+    if (samples != NULL && r->n_sample_prompt > 0)
+        load_note_at_key(load, samples,
+                         "'sample_prompts' has no effect without validation data (val_set_size or "
+                         "test_datasets): they are continued at validations");
 }
 
 void load_check(struct load *load, enum recipe_need need)

@@ -128,6 +128,24 @@ static void put_owned(char *string, struct text *out)
     free(string);
 }
 
+/* In the largest unit that leaves a whole number: "10m"; else in seconds. */
+static void put_every(const struct recipe_every *every, struct text *out)
+{
+    static const struct {
+        char letter;
+        double seconds;
+    } units[] = { { 'd', 86400 }, { 'h', 3600 }, { 'm', 60 }, { 's', 1 } };
+    if (!(every->seconds > 0)) {
+        put_real(every->steps, out);
+        return;
+    }
+    size_t i = 0;
+    while (i < 3 && fmod(every->seconds, units[i].seconds) != 0)
+        i++;
+    put_real(every->seconds / units[i].seconds, out);
+    text_append(out, &units[i].letter, 1);
+}
+
 static void put_path(const char *path, enum style style, struct text *out)
 {
     if (path == NULL || style == STYLE_SHORT)
@@ -269,6 +287,9 @@ static void put_value(const struct field *field, const void *base, enum style st
     case FIELD_REAL:
         put_real(*(const double *)slot, out);
         break;
+    case FIELD_EVERY:
+        put_every(slot, out);
+        break;
     case FIELD_ENUM:
         text_puts(out, field_enum_name(field, *(const int *)slot));
         break;
@@ -278,6 +299,14 @@ static void put_value(const struct field *field, const void *base, enum style st
         break;
     case FIELD_PATH:
         put_path(*string, style, out);
+        break;
+    case FIELD_RESUME: /* auto is no path */
+        put_path(*string, *string != NULL && strcmp(*string, "auto") == 0 ? STYLE_SHORT : style,
+                 out);
+        break;
+    case FIELD_STRINGS:
+        put_strings(*(char *const *const *)slot,
+                    *(const int64_t *)(const void *)((const char *)base + field->n_offset), out);
         break;
     case FIELD_MODEL:
         put_model(*string, style, out);
@@ -316,14 +345,27 @@ static void put_recipe_value(const struct recipe *recipe, const struct field *fi
         put_value(field, recipe, style, out);
 }
 
+/* " (true is auto, false)": what an alias takes, and what that means under the key. */
+static void put_map(const struct value_map *map, struct text *out)
+{
+    for (const struct value_map *m = map; m->from != NULL; m++) {
+        text_printf(out, "%s%s", m == map ? " (" : ", ", m->from);
+        if (strcmp(m->from, m->to) != 0)
+            text_printf(out, " is %s", m->to);
+    }
+    text_puts(out, ")");
+}
+
 static void put_aliases(const struct field *field, const char *quote, struct text *out)
 {
     const struct field_alias *alias = field->aliases;
-    for (int i = 0; alias != NULL && alias[i].name != NULL; i++)
-        text_printf(out, "%s%s%s%s%s", i > 0 ? ", " : "", quote, alias[i].name, quote,
-                    alias[i].map == NULL                       ? ""
-                    : strcmp(alias[i].map[0].to, "false") == 0 ? " (the opposite)"
-                                                               : " (true, false, auto)");
+    for (int i = 0; alias != NULL && alias[i].name != NULL; i++) {
+        text_printf(out, "%s%s%s%s", i > 0 ? ", " : "", quote, alias[i].name, quote);
+        if (alias[i].map == value_map_inverted)
+            text_puts(out, " (the opposite)");
+        else if (alias[i].map != NULL)
+            put_map(alias[i].map, out);
+    }
 }
 
 static void explain_field(const struct recipe *recipe, const struct field *field, struct text *out)
@@ -388,6 +430,32 @@ void recipe_dump(const struct recipe *recipe, struct text *out)
         put_recipe_value(recipe, field, STYLE_DUMP, out);
         text_printf(out, "  # %s\n", origin == NULL ? "default" : origin);
     }
+}
+
+int recipe_n_key(void)
+{
+    return recipe_schema.n_field;
+}
+
+const char *recipe_key(int i)
+{
+    return recipe_schema.fields[i].name;
+}
+
+void recipe_value(const struct recipe *recipe, int i, struct text *out)
+{
+    put_recipe_value(recipe, &recipe_schema.fields[i], STYLE_SHORT, out);
+}
+
+bool recipe_same_value(const struct recipe *a, const struct recipe *b, int i)
+{
+    struct text x = { 0 }, y = { 0 };
+    put_recipe_value(a, &recipe_schema.fields[i], STYLE_DUMP, &x);
+    put_recipe_value(b, &recipe_schema.fields[i], STYLE_DUMP, &y);
+    const bool same = !x.failed && !y.failed && strcmp(x.data, y.data) == 0;
+    text_free(&x);
+    text_free(&y);
+    return same;
 }
 
 static void put_foreign_list(bool refused, struct text *out)

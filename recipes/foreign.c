@@ -12,8 +12,9 @@
     "the vocabulary cannot be changed: remove the key and use a checkpoint that has the tokens"
 #define NO_OVERRIDE "the model is taken from base_model as it is: change its config.json instead"
 #define NO_SCHEDULE "the schedules have no further settings: remove the key"
-#define NO_STOP                                                                                    \
-    "the run goes on to its last step, and output_dir/best keeps the best adapter: remove the key"
+#define LOWEST_LOSS "the best adapter is the one of the lowest validation loss: remove the key"
+#define SAVE_STEPS                                                                                 \
+    "save_steps decides (steps, a share of them or a time; 0: only when a signal stops the run)"
 #define OWN_TEMPLATE "one template serves all data sets: set chat_template of the recipe"
 #define OWN_NAMES                                                                                  \
     "name the fields of a message by field_role, field_content and field_train, others as the "    \
@@ -21,7 +22,6 @@
 #define ASSISTANT_ONLY                                                                             \
     "what the assistant must produce carries loss, the end of its turn included: remove the key, " \
     "or give messages 'train: false'"
-#define NO_SAVES "no checkpoints are written during the run; the final and the best adapter are"
 #define RECORDS                                                                                    \
     "records hold text, prompt and completion, messages, instruction and output, or input_ids: "   \
     "name their fields by field_text, field_prompt, ..."
@@ -143,20 +143,12 @@ const struct foreign foreign_recipe_keys[] = {
     { "do_bench_eval", NULL, NULL, NULL },
     { "bench_dataset", NULL, NULL, NULL },
     { "loss_type", NULL, NULL, NULL },
-    { "save_steps", NULL, NO_SAVES, NULL },
-    { "saves_per_epoch", NULL, NO_SAVES, NULL },
-    { "save_strategy", NULL, NO_SAVES, "no" },
-    { "save_total_limit", NULL, NULL, NULL },
-    { "save_first_step", NULL, NO_SAVES, NULL },
-    { "save_only_model", NULL, NULL, NULL },
+    { "saves_per_epoch", NULL, SAVE_STEPS, NULL },
+    { "save_strategy", NULL, SAVE_STEPS, "steps" },
+    { "save_first_step", NULL, SAVE_STEPS, NULL },
+    { "save_only_model", NULL, "a checkpoint is whole, or no run could go on from it", NULL },
     { "save_safetensors", NULL, NULL, NULL },
-    { "load_best_model_at_end", NULL, "output_dir holds the last adapter, output_dir/best the best",
-      NULL },
-    { "metric_for_best_model", NULL, "the best adapter has the lowest validation loss",
-      "loss eval_loss" },
-    { "greater_is_better", NULL, NULL, NULL },
-    { "overwrite_output_dir", NULL, NULL, NULL },
-    { "ignore_data_skip", NULL, NULL, NULL },
+    { "ignore_data_skip", NULL, "a resumed run goes on at the record where it was", NULL },
     { "local_rank", NULL, NULL, NULL },
     { "ddp*", NULL, NULL, NULL },
     { "world_size", NULL, NULL, NULL },
@@ -256,14 +248,12 @@ const struct foreign foreign_recipe_keys[] = {
     { "adam_epsilon2", "only AdamW is available: remove the key", NULL, NULL },
     { "auto_find_batch_size", "the batch is fixed and the memory plan fits it in: remove the key",
       NULL, NULL },
-    { "early_stopping*", NO_STOP, NULL, NULL },
+    { "early_stopping_threshold", "any lower validation loss counts: remove the key", NULL, NULL },
+    { "metric_for_best_model", LOWEST_LOSS, NULL, "loss eval_loss" },
+    { "greater_is_better", LOWEST_LOSS, NULL, NULL },
     { "loss_watchdog*",
       "only a loss that is not finite stops a run (max_nonfinite_steps): remove the key", NULL,
       NULL },
-    { "resume_from_checkpoint",
-      "a run cannot be resumed yet; lora_model_dir continues from an adapter", NULL, NULL },
-    { "auto_resume_from_checkpoints",
-      "a run cannot be resumed yet; lora_model_dir continues from an adapter", NULL, NULL },
     { "plugins", "a recipe runs no code: remove the key", NULL, NULL },
     { "chat_template_jinja", "give the template's file as 'chat_template'", NULL, NULL },
     { "default_system_message",

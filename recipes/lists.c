@@ -1,4 +1,4 @@
-/* The lists and mappings of struct lora_config. */
+/* The lists and mappings of struct lora_config, and lists of texts. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,8 +12,9 @@ static void free_strings(char **list, int64_t n)
     free(list);
 }
 
-/* A list of non-empty strings; NULL after an error. */
-static char **read_strings(struct load *load, const struct field *field, const struct node *value)
+/* A list of non-empty strings, each "a module's name"; NULL after an error. */
+static char **read_strings(struct load *load, const struct field *field, const struct node *value,
+                           const char *what)
 {
     char **list = calloc((size_t)value->n_child, sizeof *list);
     bool ok = list != NULL;
@@ -24,8 +25,8 @@ static char **read_strings(struct load *load, const struct field *field, const s
         if (item->kind != NODE_SCALAR || item->text[0] == '\0') {
             char show[NODE_SHOW_SIZE];
             node_show(item, show);
-            load_error(load, item, "'%s.%" PRId64 "' is %s; expected a module's name", field->name,
-                       i, show);
+            load_error(load, item, "'%s.%" PRId64 "' is %s; expected %s", field->name, i, show,
+                       what);
             ok = false;
         } else if ((list[i] = text_copy(item->text)) == NULL) {
             report_no_memory(load->report);
@@ -43,7 +44,7 @@ static bool read_names(struct load *load, const struct field *field, const struc
                        char ***list, int64_t *n, char **regex)
 {
     if (value->kind == NODE_LIST && value->n_child > 0) {
-        *list = read_strings(load, field, value);
+        *list = read_strings(load, field, value, "a module's name");
         *n = *list == NULL ? 0 : value->n_child;
         return *list != NULL;
     }
@@ -66,6 +67,25 @@ static bool read_names(struct load *load, const struct field *field, const struc
     if (*regex == NULL)
         report_no_memory(load->report);
     return *regex != NULL;
+}
+
+bool load_strings(struct load *load, const struct field *field, const struct node *value,
+                  char ***list, int64_t *n)
+{
+    if (value->kind == NODE_LIST && value->n_child == 0)
+        return true; /* none, as by default */
+    const bool is_one = value->kind == NODE_SCALAR && value->text[0] != '\0';
+    if (!is_one && value->kind != NODE_LIST) {
+        load_expected(load, field, field->name, value);
+        return false;
+    }
+    struct node single = *value; /* `sample_prompts: text`: the value is its only entry */
+    struct node *entry[] = { &single };
+    const struct node alone = { .kind = NODE_LIST, .child = entry, .n_child = 1 };
+    const struct node *all = is_one ? &alone : value;
+    *list = read_strings(load, field, all, "text");
+    *n = *list == NULL ? 0 : all->n_child;
+    return *list != NULL;
 }
 
 bool load_targets(struct load *load, const struct field *field, const struct node *value,

@@ -56,6 +56,10 @@ bool load_layers(struct load *load, const struct field *field, const struct node
 bool load_patterns(struct load *load, const struct field *field, const struct node *value,
                    struct lora_config *lora);
 
+/* Texts, or a single one. lists.c */
+bool load_strings(struct load *load, const struct field *field, const struct node *value,
+                  char ***list, int64_t *n);
+
 /* chat_template_kwargs. variables.c */
 bool load_variables(struct load *load, const struct field *field, const char *name,
                     const struct node *value, json_t **slot);

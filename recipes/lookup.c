@@ -165,6 +165,10 @@ void field_expectation(const struct field *field, struct text *out)
     case FIELD_BYTES:
         text_puts(out, "bytes such as 24GiB, 500MB or 1000000");
         break;
+    case FIELD_EVERY:
+        text_puts(out, "a whole number of steps, a share below 1, or a time such as 90s, 10m or "
+                       "2h");
+        break;
     case FIELD_ENUM:
         text_puts(out, field->names[1].refusal == NULL ? "one of " : "");
         put_names(field, out);
@@ -183,6 +187,12 @@ void field_expectation(const struct field *field, struct text *out)
         break;
     case FIELD_DATE:
         text_puts(out, "a date such as 2025-01-01 or 2025-01-01 18:30:00");
+        break;
+    case FIELD_RESUME:
+        text_puts(out, "'auto' or the path of a checkpoint");
+        break;
+    case FIELD_STRINGS:
+        text_puts(out, "a list of texts");
         break;
     case FIELD_VARIABLES:
         text_puts(out, "a mapping from names to values");

@@ -91,9 +91,16 @@ static bool map_value(struct load *load, const struct field_alias *alias, struct
     }
     char show[NODE_SHOW_SIZE];
     node_show(value, show);
-    load_error(load, value, "'%s' is %s; expected %s", alias->name, show,
-               strcmp(alias->map[0].to, "false") == 0 ? "true or false"
-                                                      : "one of 'true', 'full', 'auto', 'false'");
+    struct text takes = { 0 };
+    for (const struct value_map *m = alias->map; m->from != NULL; m++)
+        text_printf(&takes, "%s'%s'", m == alias->map ? "" : ", ", m->from);
+    if (takes.failed)
+        report_no_memory(load->report);
+    else if (alias->map[2].from == NULL)
+        load_error(load, value, "'%s' is %s; expected true or false", alias->name, show);
+    else
+        load_error(load, value, "'%s' is %s; expected one of %s", alias->name, show, takes.data);
+    text_free(&takes);
     return false;
 }
 
@@ -215,7 +222,8 @@ void load_fields(struct load *load, const struct schema *schema, const struct no
         if (entry->kind == NODE_NULL) {
             if (field->rules & RULE_NOT_EMPTY)
                 load_expected(load, field, name, entry);
-            continue; /* an empty value: the default */
+            if (!(field->rules & RULE_EMPTY_IS_ZERO))
+                continue; /* an empty value: the default */
         }
         if (load_value(load, field, name, entry, base) && schema == &recipe_schema)
             set_origin(load, field, entry);
@@ -282,6 +290,10 @@ void recipe_free(struct recipe *recipe)
     free(recipe->lora_model_dir);
     free(recipe->output_dir);
     free(recipe->gemm_algorithms);
+    free(recipe->resume_from_checkpoint);
+    for (int64_t i = 0; i < recipe->n_sample_prompt; i++)
+        free(recipe->sample_prompts[i]);
+    free(recipe->sample_prompts);
     lora_config_free(&recipe->lora);
     data_config_free(&recipe->data);
     for (int64_t i = 0; recipe->origin != NULL && i < recipe->n_origin; i++)

@@ -13,6 +13,7 @@
 #ifndef RECIPES_RECIPE_H
 #define RECIPES_RECIPE_H
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -39,6 +40,12 @@ enum recipe_recompute {
 enum recipe_device { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
 enum recipe_precision { PRECISION_AUTO, PRECISION_FP32, PRECISION_BF16 };
 
+/* How often: after every so many steps (a share of all below 1), or after so much time; neither:
+ * never. */
+struct recipe_every {
+    double steps, seconds;
+};
+
 /* Paths are resolved: ready to open from the current folder. */
 struct recipe {
     char *path; /* of the recipe itself, NULL without one */
@@ -61,8 +68,17 @@ struct recipe {
     int64_t max_nonfinite_steps;
     double eval_steps;       /* below 1: a share of all steps; 0: none */
     int64_t evals_per_epoch; /* 0: none. Neither: before the first step and at the end only */
+    int64_t early_stopping_patience; /* evaluations without a better one; 0: no such stop */
+    bool load_best;                  /* the adapter at the end is the best one */
+    char **sample_prompts;           /* texts to go on from at every evaluation */
+    int64_t n_sample_prompt, sample_max_tokens;
     int64_t logging_steps;
-    uint64_t seed; /* the same as data.seed */
+    struct recipe_every save_steps;
+    int64_t save_total_limit;     /* checkpoints kept; 0: all */
+    char *resume_from_checkpoint; /* NULL: a new run; "auto": the newest there is; else a folder */
+    bool overwrite_output_dir;    /* a new run may remove the checkpoints of an earlier one */
+    int64_t self_check_steps;     /* every so many steps one is computed twice; 0: none */
+    uint64_t seed;                /* the same as data.seed */
     enum recipe_device device;
     enum recipe_precision precision;
     enum recipe_recompute gradient_checkpointing;
@@ -102,9 +118,21 @@ void recipe_add_place(const struct recipe *recipe, struct err *err);
 bool recipe_explain(const struct recipe *recipe, const char *key, struct text *out,
                     struct err *err);
 
+/* The same as JSON: an object, or a list of them; NULL on failure. */
+json_t *recipe_explain_json(const struct recipe *recipe, const char *key, struct err *err);
+
 /* The resolved recipe as YAML, the origin of each value in a comment, paths absolute: loads again,
  * from any folder, to the same recipe. */
 void recipe_dump(const struct recipe *recipe, struct text *out);
+
+/* The keys in the order of the table, and one's value as YAML. */
+int recipe_n_key(void);
+const char *recipe_key(int i);
+void recipe_value(const struct recipe *recipe, int i, struct text *out);
+
+/* Whether two recipes say the same of a key, paths compared from the root; false, too, when memory
+ * is out. */
+bool recipe_same_value(const struct recipe *a, const struct recipe *b, int i);
 
 /* All keys as Markdown tables: the README's section between "<!-- options -->" and "<!-- /options
  * -->". */

@@ -11,20 +11,23 @@
 #include "recipes/recipe.h"
 
 #define AT(member) offsetof(struct recipe, member)
-#define SOURCE_AT(member) offsetof(struct data_source, member)
-#define ALIASES(...) ((const struct field_alias[]){ __VA_ARGS__, { NULL, NULL } })
-#define NAMES(...) ((const struct enum_name[]){ __VA_ARGS__, { NULL, 0, NULL, NULL } })
+#define ALIASES SCHEMA_ALIASES
+#define NAMES SCHEMA_NAMES
 
 enum { MAX_BATCH = 65536, MAX_TOKENS = 1 << 24, MAX_RANK = 16384 };
 #define NO_LIMIT DBL_MAX
 #define MAX_COUNT 9007199254740992.0 /* 2^53: every whole number below is exact in a double */
 
-static const struct value_map inverted[] = { { "true", "false" },
-                                             { "false", "true" },
-                                             { NULL, NULL } };
+const struct value_map value_map_inverted[] = { { "true", "false" },
+                                                { "false", "true" },
+                                                { NULL, NULL } };
 static const struct value_map bf16_values[] = {
     { "true", "bf16" }, { "full", "bf16" }, { "auto", "auto" }, { "false", "fp32" }, { NULL, NULL },
 };
+
+static const struct value_map resume_values[] = { { "true", "auto" },
+                                                  { "false", "false" },
+                                                  { NULL, NULL } };
 
 #define STATE_NOTE "runs as adamw with its state in 32 bits"
 #define OPTIMIZER_REFUSAL "only AdamW is available: use 'adamw'"
@@ -110,8 +113,9 @@ static const struct field recipe_fields[] = {
       .offset = AT(data.train_on_inputs),
       .initial = "false",
       .aliases = ALIASES({ "train_on_input", NULL }, { "train_on_prompt", NULL },
-                         { "mask_prompt", inverted }, { "completion_only_loss", inverted },
-                         { "assistant_only_loss", inverted }),
+                         { "mask_prompt", value_map_inverted },
+                         { "completion_only_loss", value_map_inverted },
+                         { "assistant_only_loss", value_map_inverted }),
       .help = "Whether the prompt's tokens carry loss, too; of a conversation: everything." },
     { .name = "train_on_last_turn_only",
       .kind = FIELD_BOOL,
@@ -154,7 +158,7 @@ static const struct field recipe_fields[] = {
       .kind = FIELD_BOOL,
       .offset = AT(data.shuffle),
       .initial = "true",
-      .aliases = ALIASES({ "curriculum_sampling", inverted }),
+      .aliases = ALIASES({ "curriculum_sampling", value_map_inverted }),
       .help = "A new order each epoch, a pure function of seed, epoch and index." },
 
     { .section = "LoRA",
@@ -391,7 +395,7 @@ static const struct field recipe_fields[] = {
       .aliases = ALIASES({ "train_seed", NULL }),
       .help = "Of the adapter's initial values, dropout, data order and validation split." },
 
-    { .section = "Evaluation and output",
+    { .section = "Evaluation",
       .name = "eval_steps",
       .kind = FIELD_REAL,
       .rules = RULE_SHARE_OR_COUNT,
@@ -408,7 +412,36 @@ static const struct field recipe_fields[] = {
       .high = MAX_COUNT,
       .initial = "0",
       .help = "The same, counted by epoch." },
-    { .name = "logging_steps",
+    { .name = "early_stopping_patience",
+      .kind = FIELD_INT,
+      .offset = AT(early_stopping_patience),
+      .high = MAX_COUNT,
+      .initial = "0",
+      .help = "The run ends after so many validations in a row without a lower loss; 0: it goes on "
+              "to its last step." },
+    { .name = "load_best",
+      .kind = FIELD_BOOL,
+      .offset = AT(load_best),
+      .initial = "false",
+      .aliases = ALIASES({ "load_best_model_at_end", NULL }),
+      .help = "Whether the adapter in output_dir is at the end the one of the lowest validation "
+              "loss instead of the last; `best/` holds it either way." },
+    { .name = "sample_prompts",
+      .kind = FIELD_STRINGS,
+      .offset = AT(sample_prompts),
+      .n_offset = AT(n_sample_prompt),
+      .help = "Plain texts (not conversations) that are continued at every validation, the "
+              "likeliest token at each place; metrics.jsonl and the report show how." },
+    { .name = "sample_max_tokens",
+      .kind = FIELD_INT,
+      .offset = AT(sample_max_tokens),
+      .low = 1,
+      .high = 65536,
+      .initial = "64",
+      .help = "The longest continuation." },
+
+    { .section = "Logging and saving",
+      .name = "logging_steps",
       .kind = FIELD_INT,
       .offset = AT(logging_steps),
       .low = 1,
@@ -424,8 +457,43 @@ static const struct field recipe_fields[] = {
       .rules = RULE_NOT_EMPTY,
       .offset = AT(output_dir),
       .initial = "out",
-      .help = "Folder of the adapter, the best adapter (`best/`), metrics.jsonl and the resolved "
-              "recipe." },
+      .help = "Folder of the adapter, the best adapter (`best/`), the checkpoints "
+              "(`checkpoint-N/`), metrics.jsonl and the resolved recipe." },
+    { .name = "overwrite_output_dir",
+      .kind = FIELD_BOOL,
+      .offset = AT(overwrite_output_dir),
+      .initial = "false",
+      .help = "Whether a new run may take the place of an earlier one in output_dir, whose "
+              "checkpoints and log are then removed; else it is refused." },
+    { .name = "save_steps",
+      .kind = FIELD_EVERY,
+      .rules = RULE_SHARE_OR_COUNT,
+      .offset = AT(save_steps),
+      .high = MAX_COUNT,
+      .initial = "10m",
+      .aliases = ALIASES({ "save_every", NULL }),
+      .help = "How often a checkpoint is written, from which a run goes on to the same bytes; 0: "
+              "only when a signal stops the run." },
+    { .name = "save_total_limit",
+      .kind = FIELD_INT,
+      .rules = RULE_EMPTY_IS_ZERO,
+      .offset = AT(save_total_limit),
+      .high = MAX_COUNT,
+      .initial = "2",
+      .help = "Checkpoints kept; 0 or null: all. The best and the newest are never removed." },
+    { .name = "resume_from_checkpoint",
+      .kind = FIELD_RESUME,
+      .offset = AT(resume_from_checkpoint),
+      .aliases = ALIASES({ "auto_resume_from_checkpoints", resume_values }),
+      .help = "Go on from a checkpoint: its folder, or `auto` (or true) for the newest whole one "
+              "in output_dir, from the start where there is none." },
+    { .name = "self_check_steps",
+      .kind = FIELD_INT,
+      .offset = AT(self_check_steps),
+      .high = MAX_COUNT,
+      .initial = "0",
+      .help = "Every so many steps one is computed twice and compared, which finds a machine that "
+              "miscalculates; 0: never." },
 
     { .section = "Machine",
       .name = "device",
@@ -459,7 +527,7 @@ static const struct field recipe_fields[] = {
           { "offload", CHECKPOINTING_LAYER, "runs as 'layer'", NULL }),
       .initial = "auto",
       .aliases = ALIASES({ "grad_checkpoint", NULL }, { "enable_activation_checkpointing", NULL },
-                         { "disable_gradient_checkpointing", inverted }),
+                         { "disable_gradient_checkpointing", value_map_inverted }),
       .hint = "true is layer, false is none",
       .help =
           "What is computed again in the backward pass to save memory; the result is the same bit "
@@ -502,130 +570,8 @@ static const struct field recipe_fields[] = {
           "the algorithms timed best there." },
 };
 
-static const struct field source_fields[] = {
-    { .name = "path",
-      .kind = FIELD_PATH,
-      .rules = RULE_NOT_EMPTY,
-      .offset = SOURCE_AT(path),
-      .help = "The file." },
-    { .name = "type",
-      .kind = FIELD_ENUM,
-      .offset = SOURCE_AT(type),
-      .names =
-          NAMES({ "auto", DATA_AUTO, NULL, NULL }, { "text", DATA_TEXT, NULL, NULL },
-                { "completion", DATA_COMPLETION, NULL, NULL },
-                { "input_ids", DATA_INPUT_IDS, NULL, NULL }, { "chat", DATA_CHAT, NULL, NULL },
-                { "alpaca", DATA_ALPACA, NULL, NULL }, { "chat_template", DATA_CHAT, NULL, NULL },
-                { "sharegpt", DATA_CHAT, NULL, NULL }),
-      .initial = "auto",
-      .hint = "records of other kinds: write them as messages, or as prompt and completion",
-      .help = "What a record holds." },
-    { .name = "field_text",
-      .kind = FIELD_STRING,
-      .rules = RULE_NOT_EMPTY,
-      .offset = SOURCE_AT(field_text),
-      .initial = "text",
-      .aliases = ALIASES({ "field", NULL }, { "text_column", NULL }),
-      .help = "The field with the text." },
-    { .name = "field_prompt",
-      .kind = FIELD_STRING,
-      .rules = RULE_NOT_EMPTY,
-      .offset = SOURCE_AT(field_prompt),
-      .initial = "prompt",
-      .help = "The field with the prompt." },
-    { .name = "field_completion",
-      .kind = FIELD_STRING,
-      .rules = RULE_NOT_EMPTY,
-      .offset = SOURCE_AT(field_completion),
-      .initial = "completion",
-      .help = "The field with the completion." },
-    { .name = "field_input_ids",
-      .kind = FIELD_STRING,
-      .rules = RULE_NOT_EMPTY,
-      .offset = SOURCE_AT(field_input_ids),
-      .initial = "input_ids",
-      .help = "The field with the token ids." },
-    { .name = "field_labels",
-      .kind = FIELD_STRING,
-      .rules = RULE_NOT_EMPTY,
-      .offset = SOURCE_AT(field_labels),
-      .initial = "labels",
-      .help = "The field with the labels." },
-    { .name = "field_messages",
-      .kind = FIELD_STRING,
-      .rules = RULE_NOT_EMPTY,
-      .offset = SOURCE_AT(field_messages),
-      .initial = "messages",
-      .help = "The field with the messages; where it is not there, conversations." },
-    { .name = "field_tools",
-      .kind = FIELD_STRING,
-      .rules = RULE_NOT_EMPTY,
-      .offset = SOURCE_AT(field_tools),
-      .initial = "tools",
-      .help = "The field with the tools' schemas." },
-    { .name = "field_documents",
-      .kind = FIELD_STRING,
-      .rules = RULE_NOT_EMPTY,
-      .offset = SOURCE_AT(field_documents),
-      .initial = "documents",
-      .help = "The field with the documents." },
-    { .name = "field_system",
-      .kind = FIELD_STRING,
-      .rules = RULE_NOT_EMPTY,
-      .offset = SOURCE_AT(field_system),
-      .initial = "system",
-      .help = "The field with a system message that is not among the messages." },
-    { .name = "field_role",
-      .kind = FIELD_STRING,
-      .rules = RULE_NOT_EMPTY,
-      .offset = SOURCE_AT(field_role),
-      .initial = "role",
-      .aliases = ALIASES({ "message_field_role", NULL }),
-      .help = "A message's field with its role." },
-    { .name = "field_content",
-      .kind = FIELD_STRING,
-      .rules = RULE_NOT_EMPTY,
-      .offset = SOURCE_AT(field_content),
-      .initial = "content",
-      .aliases = ALIASES({ "message_field_content", NULL }),
-      .help = "A message's field with its content." },
-    { .name = "field_train",
-      .kind = FIELD_STRING,
-      .rules = RULE_NOT_EMPTY,
-      .offset = SOURCE_AT(field_train),
-      .initial = "train",
-      .aliases = ALIASES({ "message_field_training", NULL }),
-      .help = "A message's field that says whether it carries loss." },
-    { .name = "field_instruction",
-      .kind = FIELD_STRING,
-      .rules = RULE_NOT_EMPTY,
-      .offset = SOURCE_AT(field_instruction),
-      .initial = "instruction",
-      .help = "The field with the instruction." },
-    { .name = "field_input",
-      .kind = FIELD_STRING,
-      .rules = RULE_NOT_EMPTY,
-      .offset = SOURCE_AT(field_input),
-      .initial = "input",
-      .help = "The field with its input." },
-    { .name = "field_output",
-      .kind = FIELD_STRING,
-      .rules = RULE_NOT_EMPTY,
-      .offset = SOURCE_AT(field_output),
-      .initial = "output",
-      .help = "The field with the answer." },
-};
-
-#define LENGTH(array) ((int)(sizeof(array) / sizeof *(array)))
-
 const struct schema recipe_schema = {
     recipe_fields,
-    LENGTH(recipe_fields),
+    (int)(sizeof recipe_fields / sizeof *recipe_fields),
     foreign_recipe_keys,
-};
-
-const struct schema source_schema = {
-    source_fields,
-    LENGTH(source_fields),
-    foreign_source_keys,
 };

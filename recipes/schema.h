@@ -13,12 +13,15 @@ enum field_kind {
     FIELD_INT,       /* int64_t */
     FIELD_REAL,      /* double */
     FIELD_BYTES,     /* int64_t, written with a unit */
+    FIELD_EVERY,     /* struct recipe_every */
     FIELD_ENUM,      /* an enum, stored as int */
     FIELD_STRING,    /* char * */
     FIELD_PATH,      /* char *, resolved */
     FIELD_MODEL,     /* char *: a folder, a hub name or random:CONFIG.JSON */
     FIELD_TEMPLATE,  /* char *: a path, resolved, or the name of a template of ours */
     FIELD_DATE,      /* char * */
+    FIELD_RESUME,    /* char *: "auto" or a path, resolved; false is NULL */
+    FIELD_STRINGS,   /* char **, their number at n_offset */
     FIELD_VARIABLES, /* json_t *: an object */
     /* the rest fill several members: the offset is that of the struct */
     FIELD_TARGETS,  /* struct lora_config: target_modules, target_regex or all_linear */
@@ -35,6 +38,7 @@ enum field_rule {
     RULE_BELOW_HIGH = 2,     /* high itself is out */
     RULE_SHARE_OR_COUNT = 4, /* a share below 1, a whole number from 1 */
     RULE_NOT_EMPTY = 8,      /* an explicit null is refused */
+    RULE_EMPTY_IS_ZERO = 16, /* an explicit null is 0, not the default */
 };
 
 /* One spelling of an enum's value; the first with a value is the one we write. */
@@ -50,6 +54,8 @@ struct value_map {
     const char *from, *to;
 };
 
+extern const struct value_map value_map_inverted[];
+
 struct field_alias {
     const char *name;
     const struct value_map *map; /* NULL: the same values */
@@ -60,7 +66,7 @@ struct field {
     const char *name;
     enum field_kind kind;
     unsigned rules;
-    size_t offset;
+    size_t offset, n_offset;
     double low, high;
     const struct enum_name *names;     /* of a FIELD_ENUM */
     const char *zero;                  /* a word that stands for 0 */
@@ -87,6 +93,10 @@ struct schema {
 extern const struct schema recipe_schema; /* offsets into struct recipe */
 extern const struct schema
     source_schema; /* an entry of datasets: offsets into struct data_source */
+
+/* For writing the tables. */
+#define SCHEMA_ALIASES(...) ((const struct field_alias[]){ __VA_ARGS__, { NULL, NULL } })
+#define SCHEMA_NAMES(...) ((const struct enum_name[]){ __VA_ARGS__, { NULL, 0, NULL, NULL } })
 
 /* By name; by alias (*alias is then set, else NULL); or NULL. */
 const struct field *schema_find(const struct schema *schema, const char *name,

@@ -26,6 +26,10 @@ static bool is_zero_word(const struct field *field, const struct node *value)
 static bool read_int(const struct field *field, const struct node *value, int64_t *out)
 {
     int64_t v = 0;
+    if (value->kind == NODE_NULL && field->rules & RULE_EMPTY_IS_ZERO) {
+        *out = 0;
+        return true;
+    }
     /* Compared as integers: (double)v would round 2^53 + 1 into the range. */
     if (!is_zero_word(field, value) &&
         (!node_int(value, &v) || v < (int64_t)field->low || v > (int64_t)field->high))
@@ -73,6 +77,36 @@ static bool read_bytes(const struct field *field, const struct node *value, int6
     if (*end != '\0' || v < 1 || !in_range(field, v))
         return false;
     *out = (int64_t)v;
+    return true;
+}
+
+/* "90s", "10m", "1.5h", "2d"; else a number of steps, or a share of them. */
+static bool read_every(const struct field *field, const struct node *value,
+                       struct recipe_every *out)
+{
+    static const struct {
+        char letter;
+        double seconds;
+    } units[] = { { 's', 1 }, { 'm', 60 }, { 'h', 3600 }, { 'd', 86400 } };
+    const double longest = 366 * 86400.0;
+    struct recipe_every every = { 0 };
+    const size_t n = value->kind == NODE_SCALAR ? strlen(value->text) : 0;
+    const size_t n_digit = n == 0 ? 0 : strspn(value->text, "0123456789.");
+    if (n_digit == 0 || n_digit + 1 != n) {
+        if (!node_real(value, &every.steps) || !in_range(field, every.steps))
+            return false;
+        *out = every;
+        return true;
+    }
+    char *end = NULL;
+    const double v = strtod(value->text, &end);
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
+        if (*end == units[i].letter)
+            every.seconds = v * units[i].seconds;
+    }
+    if (end != value->text + n_digit || !(every.seconds > 0 && every.seconds <= longest))
+        return false;
+    *out = every;
     return true;
 }
 
@@ -149,6 +183,25 @@ static char *resolve_model(const struct load *load, const struct node *value)
     return out;
 }
 
+/* auto or true; false for none; else a path. */
+static bool read_resume(struct load *load, const struct field *field, const char *name,
+                        const struct node *value, char **slot)
+{
+    bool flag = false;
+    if (value->kind != NODE_SCALAR || value->text[0] == '\0') {
+        load_expected(load, field, name, value);
+        return false;
+    }
+    if (node_bool(value, &flag) && !flag) {
+        free(*slot);
+        *slot = NULL;
+        return true;
+    }
+    if (flag || strcmp(value->text, "auto") == 0)
+        return set_string(load, slot, text_copy("auto"));
+    return set_string(load, slot, load_resolve(load, value, value->text));
+}
+
 static bool read_string(struct load *load, const struct field *field, const char *name,
                         const struct node *value, char **slot)
 {
@@ -189,6 +242,9 @@ bool load_value(struct load *load, const struct field *field, const char *name,
     case FIELD_BYTES:
         ok = read_bytes(field, value, slot);
         break;
+    case FIELD_EVERY:
+        ok = read_every(field, value, slot);
+        break;
     case FIELD_ENUM:
         return read_enum(load, field, name, value, slot);
     case FIELD_STRING:
@@ -197,6 +253,10 @@ bool load_value(struct load *load, const struct field *field, const char *name,
     case FIELD_TEMPLATE:
     case FIELD_DATE:
         return read_string(load, field, name, value, slot);
+    case FIELD_RESUME:
+        return read_resume(load, field, name, value, slot);
+    case FIELD_STRINGS:
+        return load_strings(load, field, value, slot, (void *)((char *)base + field->n_offset));
     case FIELD_VARIABLES:
         return load_variables(load, field, name, value, slot);
     case FIELD_TARGETS:

@@ -283,9 +283,9 @@ bool cli_number_real(const char *name, const char *text, double low, double high
 
 /* ---- recipes ---- */
 
-static void put_report(const struct recipe_report *report)
+void cli_put_report(const struct recipe_report *report, bool notes)
 {
-    for (int64_t i = 0; i < report->notes.n; i++)
+    for (int64_t i = 0; notes && i < report->notes.n; i++)
         cli_note("%s", report->notes.item[i]);
     for (int64_t i = 0; i < report->errors.n; i++)
         put_line("", report->errors.item[i], strlen(report->errors.item[i]));
@@ -300,7 +300,7 @@ int cli_load_recipe(const char *path, const struct cli_words *words, enum recipe
 {
     struct recipe_report report = { 0 };
     const bool ok = recipe_load(path, words->overrides, words->n_override, need, recipe, &report);
-    put_report(&report);
+    cli_put_report(&report, true);
     const int code = ok ? 0 : report.code != ERR_NONE ? (int)report.code : ERR_INTERNAL;
     recipe_report_free(&report);
     return code;

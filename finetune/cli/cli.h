@@ -106,4 +106,7 @@ int cli_end_facts(json_t *facts, bool as_json);
 int cli_load_recipe(const char *path, const struct cli_words *words, enum recipe_need need,
                     struct recipe *recipe);
 
+/* What reading a recipe had to say, on stderr: its errors and, where asked, its notes. */
+void cli_put_report(const struct recipe_report *report, bool notes);
+
 #endif

@@ -8,7 +8,7 @@
 #include "kernels/core/text.h"
 
 const char cmd_explain_help[] =
-    "usage: jambatune explain [RECIPE] [KEY] [key=value ...] [--yaml]\n"
+    "usage: jambatune explain [RECIPE] [KEY] [key=value ...] [--yaml | --json]\n"
     "       jambatune explain --markdown\n"
     "\n"
     "Shows every key a recipe can have, or KEY alone: its value, where that was set\n"
@@ -22,6 +22,7 @@ const char cmd_explain_help[] =
     "Options:\n"
     "  --yaml       print the resolved recipe as YAML instead, with the origin of\n"
     "               each value; it can be trained from as it is\n"
+    "  --json       print the same facts as JSON: a list, or one object for KEY\n"
     "  --markdown   print the table of all keys as Markdown\n"
     "\n"
     "Examples:\n"
@@ -54,16 +55,22 @@ static int print(struct text *out)
 
 int cmd_explain(int argc, char **argv)
 {
-    bool markdown = false, yaml = false;
+    bool markdown = false, yaml = false, json = false;
     const struct cli_option options[] = {
         { "markdown", NULL, NULL, &markdown },
         { "yaml", NULL, NULL, &yaml },
+        { "json", NULL, NULL, &json },
     };
     struct cli_words words;
     struct err err = { 0 };
-    if (!cli_parse(argc, argv, options, 2, &words, &err) ||
+    if (!cli_parse(argc, argv, options, 3, &words, &err) ||
         !cli_expect_args(&words, 0, markdown ? 0 : 2, usage, &err))
         return cli_fail(&err);
+    if (json && (yaml || markdown)) {
+        err_set(&err, ERR_USAGE, "command line: --json does not go with --%s; keep one",
+                yaml ? "yaml" : "markdown");
+        return cli_fail(&err);
+    }
     struct text out = { 0 };
     if (markdown) {
         recipe_option_table(&out);
@@ -80,6 +87,11 @@ int cmd_explain(int argc, char **argv)
     const int code = cli_load_recipe(path, &words, RECIPE_NEED_NOTHING, &recipe);
     if (code != 0)
         return code;
+    if (json) {
+        json_t *facts = recipe_explain_json(&recipe, key, &err);
+        recipe_free(&recipe);
+        return facts != NULL ? cli_end_json(facts) : cli_fail(&err);
+    }
     if (yaml)
         recipe_dump(&recipe, &out);
     const bool ok = yaml || recipe_explain(&recipe, key, &out, &err);

@@ -218,25 +218,6 @@ static bool open_tokenizer(struct command *c, struct err *err)
     return c->tokenizer != NULL;
 }
 
-/* What follows an end token is another text: one that the tokenizer puts behind the prompt goes. An
- * empty prompt is BOS alone, also where the tokenizer puts none in front. */
-static bool finish_prompt(struct command *c, struct err *err)
-{
-    struct token_list *prompt = &c->prompt;
-    const int32_t named = tokenizer_bos(c->tokenizer);
-    const int64_t bos = named >= 0 ? named : weights_config(c->engine.weights)->bos_token_id;
-    while (prompt->n > 0 && prompt->ids[prompt->n - 1] != bos &&
-           end_tokens_has(&c->end, prompt->ids[prompt->n - 1]))
-        prompt->n--;
-    if (prompt->n > 0)
-        return true;
-    if (bos < 0)
-        return err_set(err, ERR_USAGE,
-                       "the prompt is empty, and the model has no BOS token to begin with; give "
-                       "--prompt TEXT");
-    return token_list_add(prompt, (int32_t)bos, 0) || err_no_memory(err, "the prompt");
-}
-
 /* What is asked, of whichever kind. */
 static bool open_question(struct command *c, struct err *err)
 {
@@ -275,7 +256,8 @@ static bool open_all(struct command *c, struct err *err)
         return false;
     const struct jamba_config *config = weights_config(c->engine.weights);
     return end_tokens_read(c->folder, config, c->tokenizer, &c->end, err) &&
-           (c->template != NULL || finish_prompt(c, err)) &&
+           (c->template != NULL ||
+            generate_finish_prompt(c->tokenizer, config, &c->end, &c->prompt, err)) &&
            engine_allocate_generation(&c->engine, chunk_of(c), adapter, err);
 }
 

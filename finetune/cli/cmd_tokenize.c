@@ -80,7 +80,7 @@ static bool put_text(struct tokenizing *t, const char *place, struct err *err)
                           err))
         return err_prefix(err, "%s", place);
     json_t *string = json_stringn(t->text.data != NULL ? t->text.data : "", t->text.len);
-    char *quoted = string != NULL ? json_dumps(string, JSON_ENCODE_ANY) : NULL;
+    char *quoted = string != NULL ? json_text(string, JSON_ENCODE_ANY) : NULL;
     if (quoted != NULL)
         text_printf(&t->line, "{\"text\": %s}\n", quoted);
     json_decref(string);

@@ -13,7 +13,7 @@
 #include "finetune/cli/base.h"
 #include "finetune/cli/cli.h"
 #include "finetune/cli/commands.h"
-#include "finetune/cli/print.h"
+#include "finetune/cli/validate_report.h"
 #include "finetune/model/weights.h"
 #include "finetune/train/loop.h"
 #include "finetune/train/options.h"
@@ -21,7 +21,7 @@
 #include "kernels/core/text.h"
 
 const char cmd_validate_help[] =
-    "usage: jambatune validate RECIPE [key=value ...]\n"
+    "usage: jambatune validate RECIPE [key=value ...] [--json]\n"
     "\n"
     "Checks all that a training run needs, without training: the recipe, the base\n"
     "model's config, tensors (names, types, shapes) and tokenizer, the modules that\n"
@@ -32,6 +32,8 @@ const char cmd_validate_help[] =
     "steps it takes.\n"
     "\n"
     "key=value changes a key of the recipe, ~key takes one out.\n"
+    "\n"
+    "  --json   print what the run would be, and its faults, as one JSON object\n"
     "\n"
     "The exit code is 0 when the run can start, else that of the first fault: 78 the\n"
     "recipe, 65 a data set or checkpoint, 66 a file that is not there.\n"
@@ -48,39 +50,17 @@ struct check {
     struct record_options record_options;
     bool can_read; /* config, tokenizer and chat template are there */
     int code;      /* of the first fault */
+    struct validate_report report;
 };
 
 static void complain(struct check *c, const struct err *err)
 {
-    const int code = cli_fail(err);
+    const int code = validate_put_fault(&c->report, err);
     if (c->code == 0)
         c->code = code;
 }
 
-static void put_count(int64_t n, const char *what)
-{
-    char digits[32];
-    text_count(digits, n);
-    printf("%s %s", digits, what);
-}
-
 /* ---- the base model ---- */
-
-static void put_model(const char *name, const struct jamba_config *m)
-{
-    int64_t n_attention = 0, n_moe = 0;
-    for (int64_t l = 0; l < m->num_hidden_layers; l++) {
-        n_attention += jamba_is_attention(m, l);
-        n_moe += jamba_is_moe(m, l);
-    }
-    printf("model       %s: ", name);
-    put_count(m->num_hidden_layers, "layers (");
-    put_count(m->num_hidden_layers - n_attention, "Mamba, ");
-    put_count(n_attention, "attention; ");
-    put_count(m->num_hidden_layers - n_moe, "dense, ");
-    put_count(n_moe, "MoE), ");
-    put_count(jamba_param_count(m), "parameters\n");
-}
 
 /* Opening maps the files and compares every name, type and shape; no matrix is read. Random weights
  * would have to be made: nothing can be wrong with them. */
@@ -107,23 +87,11 @@ static void check_model(struct check *c)
     }
     if (!c->base.has_config)
         return;
-    put_model(c->recipe->base_model, &c->base.config);
+    validate_put_model(&c->report, c->recipe->base_model, &c->base.config);
     check_weights(c);
 }
 
 /* ---- the run ---- */
-
-static void warn_lines(struct text *warnings)
-{
-    for (char *line = warnings->data; line != NULL && *line != '\0';) {
-        char *end = strchr(line, '\n');
-        if (end != NULL)
-            *end = '\0';
-        cli_warn("%s", line);
-        line = end != NULL ? end + 1 : NULL;
-    }
-    text_free(warnings);
-}
 
 /* Targets, what is not supported, and whether memory is enough, by the trainer's own plan. A
  * `longest` of 0: the data could not be read, and their bound may not fit where they would. */
@@ -134,13 +102,14 @@ static void check_plan(struct check *c, const struct recipe *recipe, int64_t lon
     struct text warnings = { 0 };
     const bool ok = trainer_open_shapes(&t, recipe, &err);
     if (ok || t.bytes.total > 0) {
-        if (!print_targets(stdout, t.engine.modules, t.engine.n_module, t.engine.choices, &table))
+        if (!validate_put_targets(&c->report, &t, &table))
             complain(c, &table);
         trainer_warnings(&t, &warnings);
-        warn_lines(&warnings);
+        validate_put_warnings(&c->report, &warnings);
+        text_free(&warnings);
     }
     if (ok)
-        print_plan(stdout, &t.shape, &t.bytes, 0);
+        validate_put_plan(&c->report, &t);
     else if (longest > 0 || err.code != ERR_NO_MEMORY)
         complain(c, &err);
     trainer_close(&t);
@@ -218,35 +187,6 @@ static void complain_of_records(struct check *c, const struct data_source *sourc
     source_close(s);
 }
 
-static void put_odd(int64_t n, const char *what)
-{
-    if (n == 0)
-        return;
-    printf("            ");
-    put_count(n, what);
-}
-
-static void put_data(const char *name, const struct data_source *source,
-                     const struct document_report *r)
-{
-    printf("%-11s %s (%s%s): ", name, source->path, record_type_name(r->type),
-           r->guessed ? ", by the fields of the first record" : "");
-    put_count(r->n_record, "records, ");
-    put_count(r->n_doc, "documents, ");
-    put_count(r->n_tok, "tokens, ");
-    put_count(r->n_target, "with loss; the longest has ");
-    put_count(r->longest, "tokens\n");
-    put_odd(r->n_blank_line, "blank lines skipped\n");
-    put_odd(r->n_empty, "records dropped: empty\n");
-    put_odd(r->n_too_long, "records dropped: longer than sequence_len\n");
-    put_odd(r->n_untargeted, "documents dropped: nothing in them carries loss\n");
-    put_odd(r->n_truncated, "records cut to sequence_len\n");
-    put_odd(r->n_cut_tok, "tokens lost by that\n");
-    put_odd(r->n_split, "records split at sequence_len\n");
-    put_odd(r->n_piece, "pieces made of them\n");
-    put_odd(r->n_cut_target, "targets lost at the cuts\n");
-}
-
 /* Whether all of them could be read. */
 static bool load_sources(struct check *c, const char *name, const struct data_source *sources,
                          int64_t n, struct document_set *set)
@@ -261,27 +201,13 @@ static bool load_sources(struct check *c, const char *name, const struct data_so
         struct document_report report = { 0 };
         struct err err = { 0 };
         if (document_load(set, &sources[i], &options, &report, &err)) {
-            put_data(name, &sources[i], &report);
+            validate_put_source(&c->report, name, &sources[i], &report);
         } else {
             complain_of_records(c, &sources[i], &options, &err);
             all = false;
         }
     }
     return all;
-}
-
-static void put_part(const char *name, const struct document_set *set, const int64_t *docs,
-                     int64_t n)
-{
-    int64_t n_tok = 0, n_target = 0;
-    for (int64_t i = 0; i < n; i++) {
-        n_tok += set->start[docs[i] + 1] - set->start[docs[i]];
-        n_target += set->n_target[docs[i]];
-    }
-    printf("%-11s ", name);
-    put_count(n, "documents, ");
-    put_count(n_tok, "tokens, ");
-    put_count(n_target, "with loss\n");
 }
 
 static void check_steps(struct check *c, const struct document_set *set)
@@ -297,14 +223,10 @@ static void check_steps(struct check *c, const struct document_set *set)
         complain(c, &err);
     } else {
         const struct batch_bounds bounds = batcher_bounds(&batcher);
-        put_part("training", set, split.train, split.n_train);
+        validate_put_part(&c->report, "training", set, split.train, split.n_train);
         if (split.n_validation > 0)
-            put_part("validation", set, split.validation, split.n_validation);
-        printf("steps       ");
-        put_count(n_step, "(");
-        put_count(schedule_of(r, n_step).warmup, "of them warm-up), of at most ");
-        put_count(bounds.n_doc, "documents and ");
-        put_count(bounds.n_tok, "tokens\n");
+            validate_put_part(&c->report, "validation", set, split.validation, split.n_validation);
+        validate_put_steps(&c->report, n_step, schedule_of(r, n_step).warmup, &bounds);
     }
     batcher_free(&batcher);
     batch_split_free(&split);
@@ -359,22 +281,29 @@ int cmd_validate(int argc, char **argv)
 {
     struct cli_words words;
     struct err err = { 0 };
-    if (!cli_parse(argc, argv, NULL, 0, &words, &err) ||
+    bool json = false;
+    const struct cli_option options[] = { { "json", NULL, NULL, &json } };
+    if (!cli_parse(argc, argv, options, 1, &words, &err) ||
         !cli_expect_args(&words, 1, 1, "jambatune validate RECIPE [key=value ...]", &err))
         return cli_fail(&err);
     struct recipe recipe = { 0 };
-    const int code = cli_load_recipe(words.args[0], &words, RECIPE_NEED_TRAIN, &recipe);
-    if (code != 0)
-        return code;
-    struct check c = { .recipe = &recipe };
-    check_model(&c);
-    const int64_t longest = check_data(&c);
-    check_run(&c, longest);
-    check_output(&c);
-    if (c.code == 0)
-        printf("%s: nothing found wrong\n", words.args[0]);
-    const int written = cli_end_output();
+    struct recipe_report read = { 0 };
+    struct check c = { .recipe = &recipe, .report = { .json = json ? json_object() : NULL } };
+    if (json && c.report.json == NULL)
+        return cli_end_json(NULL);
+    if (!recipe_load(words.args[0], words.overrides, words.n_override, RECIPE_NEED_TRAIN, &recipe,
+                     &read))
+        c.code = read.code != ERR_NONE ? (int)read.code : ERR_INTERNAL;
+    validate_put_recipe(&c.report, &read);
+    recipe_report_free(&read);
+    if (c.code == 0) {
+        check_model(&c);
+        const int64_t longest = check_data(&c);
+        check_run(&c, longest);
+        check_output(&c);
+    }
+    const int code = validate_report_end(&c.report, words.args[0], c.code);
     base_close(&c.base);
     recipe_free(&recipe);
-    return c.code != 0 ? c.code : written;
+    return code;
 }

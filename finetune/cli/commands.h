@@ -15,11 +15,13 @@ int cmd_inspect(int argc, char **argv);
 int cmd_export(int argc, char **argv);
 int cmd_import(int argc, char **argv);
 int cmd_lint(int argc, char **argv);
+int cmd_report(int argc, char **argv);
+int cmd_status(int argc, char **argv);
 int cmd_env(int argc, char **argv);
 
 extern const char cmd_train_help[], cmd_validate_help[], cmd_explain_help[], cmd_plan_help[],
     cmd_eval_help[], cmd_generate_help[], cmd_tokenize_help[], cmd_bench_help[], cmd_inspect_help[],
-    cmd_env_help[], cmd_export_help[], cmd_import_help[], cmd_lint_help[],
-    cmd_preview_help[];
+    cmd_report_help[], cmd_env_help[], cmd_export_help[], cmd_import_help[], cmd_lint_help[],
+    cmd_preview_help[], cmd_status_help[];
 
 #endif

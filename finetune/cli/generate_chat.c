@@ -271,7 +271,7 @@ json_t *questions_read(const char *path, const struct chat_template *t, struct e
 static bool print_message(const char *answer, struct err *err)
 {
     json_t *message = chat_message(answer, err);
-    char *line = message != NULL ? json_dumps(message, JSON_COMPACT) : NULL;
+    char *line = message != NULL ? json_text(message, JSON_COMPACT) : NULL;
     const bool ok =
         line != NULL ? print(NULL, line, strlen(line), err) : err_no_memory(err, "the answer");
     free(line);

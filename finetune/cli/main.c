@@ -30,6 +30,9 @@ static const struct cli_command commands[] = {
     { "lint", "show what each serving engine makes of an adapter", cmd_lint_help, cmd_lint },
     { "import", "turn an adapter from elsewhere into one to train on", cmd_import_help,
       cmd_import },
+    { "report", "show runs as one HTML page: curves, samples, recipe", cmd_report_help,
+      cmd_report },
+    { "status", "show where runs stand: step, losses, time left", cmd_status_help, cmd_status },
     { "env", "show what the program is built with and runs on", cmd_env_help, cmd_env },
 };
 enum { N_COMMAND = sizeof commands / sizeof commands[0] };
@@ -47,7 +50,9 @@ static const struct {
     { ERR_NO_MEMORY, "memory ran out, or the run cannot fit" },
     { ERR_CANT_CREATE, "an output cannot be created, or is in use" },
     { ERR_IO, "reading or writing failed (disk full, I/O error)" },
-    { ERR_STOPPED, "stopped by a signal; what was trained is saved" },
+    { ERR_STOPPED,
+      "stopped by a signal; what was trained is saved: run again with --resume, or let "
+      "Slurm requeue" },
     { ERR_NUMERICS, "stopped: too many steps with a loss or gradient that is not finite" },
     { ERR_RECIPE, "the recipe is wrong" },
 };

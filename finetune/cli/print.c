@@ -50,11 +50,9 @@ void print_plan(FILE *out, const struct plan_shape *shape, const struct plan_byt
     const struct {
         const char *name;
         size_t bytes;
-    } rows[] = { { "weights", bytes->weights },
-                 { "adapter", bytes->adapter },
-                 { "saved", bytes->saved },
-                 { "scratch", bytes->scratch },
-                 { "total", bytes->total } };
+    } rows[] = { { "weights", bytes->weights },   { "adapter", bytes->adapter },
+                 { "saved", bytes->saved },       { "scratch", bytes->scratch },
+                 { "checkpoint", bytes->copies }, { "total", bytes->total } };
     char size[32];
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         text_bytes(size, (double)rows[i].bytes);
@@ -71,11 +69,12 @@ void print_plan(FILE *out, const struct plan_shape *shape, const struct plan_byt
 
 json_t *json_plan(const struct plan_shape *shape, const struct plan_bytes *bytes, size_t budget)
 {
-    return json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "weights_bytes",
-        (json_int_t)bytes->weights, "adapter_bytes", (json_int_t)bytes->adapter, "saved_bytes",
-        (json_int_t)bytes->saved, "scratch_bytes", (json_int_t)bytes->scratch, "total_bytes",
-        (json_int_t)bytes->total, "budget_bytes", (json_int_t)budget, "pass_tokens",
-        (json_int_t)shape->pass_tokens, "chunk_tokens", (json_int_t)shape->chunk_tokens,
-        "gradient_checkpointing", recompute_name(shape->recompute));
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "weights_bytes",
+                     (json_int_t)bytes->weights, "adapter_bytes", (json_int_t)bytes->adapter,
+                     "saved_bytes", (json_int_t)bytes->saved, "scratch_bytes",
+                     (json_int_t)bytes->scratch, "checkpoint_bytes", (json_int_t)bytes->copies,
+                     "total_bytes", (json_int_t)bytes->total, "budget_bytes", (json_int_t)budget,
+                     "pass_tokens", (json_int_t)shape->pass_tokens, "chunk_tokens",
+                     (json_int_t)shape->chunk_tokens, "gradient_checkpointing",
+                     recompute_name(shape->recompute));
 }

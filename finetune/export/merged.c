@@ -1,10 +1,12 @@
 #include "finetune/export/merged.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "finetune/export/merged_blocks.h"
+#include "finetune/export/merged_direct.h"
 #include "finetune/export/merged_folder.h"
 #include "finetune/export/merged_plan.h"
 #include "finetune/export/merged_proof.h"
@@ -25,10 +27,25 @@ struct job {
 struct writing {
     const struct merged_plan *plan;
     const struct merged_file *file;
-    const struct merged_list *list;
+    struct merged_list *list;
     const struct safetensors_writer *writer;
+    const struct merged_direct *direct;
+    const char *path;
     int n_worker;
 };
+
+/* What goes past the page cache, and the rest. */
+static bool put_block(const struct writing *w, const struct merged_block *block, size_t place,
+                      const char *bytes, struct err *err)
+{
+    const int64_t index = block->tensor - w->file->first;
+    struct merged_part done;
+    if (!merged_direct_write(w->direct, place, bytes, block->n, &done))
+        return err_set(err, ERR_IO, "%s: cannot be written: %s", w->path, strerror(errno));
+    return safetensors_writer_put(w->writer, index, block->at, bytes, done.begin, err) &&
+           safetensors_writer_put(w->writer, index, block->at + done.end, bytes + done.end,
+                                  block->n - done.end, err);
+}
 
 static bool write_block(void *context, struct merged_worker *worker, struct merged_block *block,
                         struct err *err)
@@ -37,14 +54,23 @@ static bool write_block(void *context, struct merged_worker *worker, struct merg
     const struct merged_block *next = block + w->n_worker;
     if (next - w->list->blocks < w->list->n)
         merged_soon((const char *)w->plan->tensors[next->tensor].data + next->at, next->n);
-    const void *bytes = merged_bytes(w->plan, worker, block, err);
+    const size_t place = w->writer->begin[block->tensor - w->file->first] + block->at;
+    const char *bytes = merged_bytes(w->plan, worker, block, place, err);
     if (bytes == NULL)
-        return false;
+        return err_prefix(err, "%s", w->path);
     if (w->plan->slots[block->tensor] != NULL)
         block->sum = merged_sum(bytes, block->n);
-    const bool ok = safetensors_writer_put(w->writer, block->tensor - w->file->first, block->at,
-                                           bytes, block->n, err);
     merged_done((const char *)w->plan->tensors[block->tensor].data + block->at, block->n);
+    return put_block(w, block, place, bytes, err);
+}
+
+static bool write_blocks(struct job *job, struct writing *w, struct err *err)
+{
+    struct merged_direct direct =
+        merged_direct_open(safetensors_writer_temporary(w->writer), w->writer->begin[w->file->n]);
+    w->direct = &direct;
+    const bool ok = merged_team_run(&job->team, w->list, write_block, w, err);
+    merged_direct_close(&direct);
     return ok;
 }
 
@@ -54,17 +80,18 @@ static bool write_file(struct job *job, int64_t index, struct err *err)
     const struct merged_file *file = &job->plan.files[index];
     struct safetensors_writer *writer = &job->writers[index];
     struct merged_list list = { 0 };
+    char *path = file_join(job->out, file->name);
     struct writing w = { .plan = &job->plan,
                          .file = file,
                          .list = &list,
                          .writer = writer,
+                         .path = path,
                          .n_worker = job->team.n_worker };
-    char *path = file_join(job->out, file->name);
     const bool ok =
         (path != NULL || err_no_memory(err, file->name)) &&
         merged_list_make(&list, &job->plan, file, err) &&
         safetensors_writer_open(writer, path, job->plan.tensors + file->first, file->n, err) &&
-        (merged_team_run(&job->team, &list, write_block, &w, err) || err_prefix(err, "%s", path)) &&
+        write_blocks(job, &w, err) &&
         merged_prove(&job->team, &list, file, safetensors_writer_temporary(writer), path, err);
     merged_list_free(&list);
     free(path);

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "finetune/export/merged_direct.h"
 #include "kernels/cpu/cpu.h"
 #include "lora/merge.h"
 
@@ -57,24 +58,26 @@ void merged_list_free(struct merged_list *list)
     *list = (struct merged_list){ 0 };
 }
 
-const void *merged_bytes(const struct merged_plan *plan, struct merged_worker *worker,
-                         const struct merged_block *block, struct err *err)
+const char *merged_bytes(const struct merged_plan *plan, struct merged_worker *worker,
+                         const struct merged_block *block, size_t place, struct err *err)
 {
     const struct safetensors_tensor *t = &plan->tensors[block->tensor];
     const char *base = (const char *)t->data + block->at;
+    char *out = worker->buffer + merged_direct_lead(place);
     if (plan->slots[block->tensor] == NULL)
-        return base;
+        return memcpy(out, base, block->n);
     const struct lora_merge m = { .slot = plan->slots[block->tensor], .dtype = t->dtype };
-    const size_t row = row_bytes(t);
-    if (lora_merge_rows(&worker->be, &m, (int64_t)(block->at / row), (int64_t)(block->n / row),
-                        base, worker->buffer))
-        return worker->buffer;
-    err_set(
-        err, ERR_DATA,
-        "tensor '%s': a value of W + scale B A does not fit in %s; merge into the checkpoint in "
-        "BF16 or F32, or check the adapter",
-        t->name, dtype_name(t->dtype));
-    return NULL;
+    const size_t row = row_bytes(t), past = place % dtype_size(t->dtype);
+    /* The place may not be one for such numbers in memory. */
+    if (!lora_merge_rows(&worker->be, &m, (int64_t)(block->at / row), (int64_t)(block->n / row),
+                         base, out - past)) {
+        err_set(err, ERR_DATA,
+                "tensor '%s': a value of W + scale B A does not fit in %s; merge into the "
+                "checkpoint in BF16 or F32, or check the adapter",
+                t->name, dtype_name(t->dtype));
+        return NULL;
+    }
+    return past > 0 ? memmove(out, out - past, block->n) : out;
 }
 
 /* ---- threads ---- */
@@ -87,10 +90,10 @@ static bool open_worker(struct merged_worker *w, const struct merged_plan *plan,
         const struct lora_merge m = { .slot = plan->slots[i], .dtype = plan->tensors[i].dtype };
         const size_t needed = m.slot != NULL ? lora_merge_scratch(&w->be, &m) : 0;
         scratch = needed > scratch ? needed : scratch;
-        const size_t room = m.slot != NULL ? block_bytes(plan, i) : 0;
+        const size_t room = block_bytes(plan, i);
         buffer = room > buffer ? room : buffer;
     }
-    w->buffer = malloc(buffer);
+    w->buffer = merged_direct_buffer(buffer);
     return (w->buffer != NULL || err_no_memory(err, "a block of a tensor")) &&
            arena_init(&w->scratch, "merge", scratch, err);
 }

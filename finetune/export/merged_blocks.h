@@ -42,7 +42,7 @@ void merged_list_free(struct merged_list *list);
 struct merged_worker {
     struct backend be; /* one thread's */
     struct arena scratch;
-    char *buffer; /* room for a block */
+    char *buffer; /* room for a block at any place of a file */
 };
 
 struct merged_team {
@@ -61,10 +61,10 @@ typedef bool merged_work(void *context, struct merged_worker *worker, struct mer
 bool merged_team_run(struct merged_team *team, struct merged_list *list, merged_work *work,
                      void *context, struct err *err);
 
-/* The block's bytes as they are to be written: in the base's mapping, or merged in the worker's
- * buffer. NULL with a message when a value does not fit its type. */
-const void *merged_bytes(const struct merged_plan *plan, struct merged_worker *worker,
-                         const struct merged_block *block, struct err *err);
+/* The block's bytes as they are to be written at `place` of the file: in the worker's buffer, where
+ * merged_direct.h has them. NULL with a message when a value does not fit its type. */
+const char *merged_bytes(const struct merged_plan *plan, struct merged_worker *worker,
+                         const struct merged_block *block, size_t place, struct err *err);
 
 /* A checksum that any other byte changes, and any other place of one. */
 uint64_t merged_sum(const void *bytes, size_t n);

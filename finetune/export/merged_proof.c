@@ -4,11 +4,13 @@
 #include <math.h>
 #include <string.h>
 
+#include "finetune/export/merged_direct.h"
 #include "kernels/format/safetensors.h"
 
 struct proof {
     const struct merged_plan *plan;
     const struct safetensors *written;
+    const struct merged_direct *direct;
     const char *place;
 };
 
@@ -113,23 +115,32 @@ static bool prove_merged(const struct proof *p, const struct merged_block *block
     return prove_row(p, block->tensor, block->at + row, have + row, err);
 }
 
+/* The block as it was written: from the disk where that can be, else from the mapping. */
+static const char *read_back(const struct proof *p, struct merged_worker *worker,
+                             const char *mapped, size_t n)
+{
+    const size_t at = (size_t)((const uint8_t *)mapped - p->written->map.data);
+    const char *have = merged_direct_read(p->direct, at, n, worker->buffer);
+    return have != NULL ? have : mapped;
+}
+
 static bool prove_block(void *context, struct merged_worker *worker, struct merged_block *block,
                         struct err *err)
 {
     const struct proof *p = context;
     const struct safetensors_tensor *t = &p->plan->tensors[block->tensor];
     const struct safetensors_tensor *written = safetensors_find(p->written, t->name);
-    const char *have = (const char *)written->data + block->at;
+    const char *mapped = (const char *)written->data + block->at;
+    const char *have = read_back(p, worker, mapped, block->n);
     const char *base = (const char *)t->data + block->at;
     const bool merged = p->plan->slots[block->tensor] != NULL;
-    (void)worker;
     bool ok = merged ? merged_sum(have, block->n) == block->sum : memcmp(have, base, block->n) == 0;
     if (!ok)
         err_set(err, ERR_INTERNAL, "%s: tensor '%s': is not there as it was written", p->place,
                 t->name);
     else if (merged)
         ok = prove_merged(p, block, have, err);
-    merged_done(have, block->n);
+    merged_done(mapped, block->n);
     merged_done(base, block->n);
     return ok;
 }
@@ -141,8 +152,10 @@ bool merged_prove(struct merged_team *team, struct merged_list *list,
     struct safetensors written = { 0 };
     if (!safetensors_open(path, &written, err))
         return false;
-    struct proof p = { .plan = team->plan, .written = &written, .place = place };
+    struct merged_direct direct = merged_direct_open(path, 0);
+    struct proof p = { .plan = team->plan, .written = &written, .direct = &direct, .place = place };
     const bool ok = prove_list(&p, file, err) && merged_team_run(team, list, prove_block, &p, err);
+    merged_direct_close(&direct);
     safetensors_close(&written);
     return ok;
 }

@@ -2,6 +2,24 @@
 
 #include <stdlib.h>
 
+bool generate_finish_prompt(const struct tokenizer *tokenizer, const struct jamba_config *config,
+                            const struct end_tokens *end, struct token_list *prompt,
+                            struct err *err)
+{
+    const int32_t named = tokenizer_bos(tokenizer);
+    const int64_t bos = named >= 0 ? named : config->bos_token_id;
+    while (prompt->n > 0 && prompt->ids[prompt->n - 1] != bos &&
+           end_tokens_has(end, prompt->ids[prompt->n - 1]))
+        prompt->n--;
+    if (prompt->n > 0)
+        return true;
+    if (bos < 0)
+        return err_set(err, ERR_USAGE,
+                       "the prompt is empty, and the model has no BOS token to begin with; give a "
+                       "text");
+    return token_list_add(prompt, (int32_t)bos, 0) || err_no_memory(err, "the prompt");
+}
+
 /* The decoder's text, of which the prompt's bytes are not shown. */
 struct writer {
     const struct generation *g;
@@ -32,6 +50,8 @@ struct text_run {
     struct sampler sampler;
     struct token_list ids; /* of the sequence so far */
     int64_t n_fed;         /* the last written one may not have been fed */
+    int64_t n_written;     /* by the last text_run_write */
+    enum text_end end;     /* of it */
     struct writer writer;
     real *logits; /* (vocab) */
 };
@@ -70,6 +90,13 @@ static bool finish(struct writer *w, struct err *err)
     return tokenizer_stream_finish(&w->stream, &w->text, err) && emit(w, err);
 }
 
+static struct jamba_state *new_state(const struct generation *g, struct err *err)
+{
+    const struct jamba *m = &g->engine->jamba;
+    return g->state_tokens > 0 ? jamba_state_new_in(m, m->saved, g->state_tokens, err)
+                               : jamba_state_new(m, err);
+}
+
 struct text_run *text_run_new(const struct generation *g, struct err *err)
 {
     const int64_t vocab = g->engine->jamba.config->vocab_size;
@@ -80,7 +107,7 @@ struct text_run *text_run_new(const struct generation *g, struct err *err)
         return NULL;
     }
     run->g = g;
-    run->state = jamba_state_new(&g->engine->jamba, err);
+    run->state = new_state(g, err);
     if (run->state == NULL || !sampler_init(&run->sampler, &g->sampling, vocab, err)) {
         text_run_free(run);
         return NULL;
@@ -117,21 +144,33 @@ bool text_run_feed(struct text_run *run, const int32_t *ids, int64_t n, struct e
     return feed_rest(run, err);
 }
 
+static bool stopped(const struct generation *g)
+{
+    return (g->stop != NULL && *g->stop) || (g->interrupt != NULL && *g->interrupt);
+}
+
 static bool write_tokens(struct text_run *run, struct err *err)
 {
     const struct generation *g = run->g;
+    run->end = TEXT_END_LENGTH;
+    run->n_written = 0;
     for (int64_t i = 0; i < g->max_new_tokens; i++) {
         int32_t id = 0;
+        if (stopped(g)) {
+            run->end = TEXT_END_STOPPED;
+            break;
+        }
         if ((i > 0 && !feed_rest(run, err)) || !sampler_next(&run->sampler, run->logits, &id, err))
             return false;
-        if (end_tokens_has(g->end, id))
+        if (end_tokens_has(g->end, id)) {
+            run->end = TEXT_END_TOKEN;
             break;
+        }
         if (!token_list_add(&run->ids, id, 0))
             return err_no_memory(err, "the text");
+        run->n_written++;
         if (!push(&run->writer, id, err))
             return false;
-        if (g->stop != NULL && *g->stop)
-            break;
     }
     return finish(&run->writer, err);
 }
@@ -141,6 +180,16 @@ bool text_run_write(struct text_run *run, struct err *err)
     const bool ok = writer_start(&run->writer, run->g, &run->ids, err) && write_tokens(run, err);
     writer_free(&run->writer);
     return ok;
+}
+
+int64_t text_run_written(const struct text_run *run)
+{
+    return run->n_written;
+}
+
+enum text_end text_run_end(const struct text_run *run)
+{
+    return run->end;
 }
 
 bool generate_text(const struct generation *g, const int32_t *prompt, int64_t n, struct err *err)

@@ -7,6 +7,8 @@
 #ifndef FINETUNE_GENERATE_TEXT_H
 #define FINETUNE_GENERATE_TEXT_H
 
+#include <signal.h>
+
 #include "datasets/tokenizer.h"
 #include "finetune/generate/end.h"
 #include "finetune/generate/sample.h"
@@ -24,6 +26,23 @@ struct generation {
     bool (*emit)(void *context, const char *bytes, size_t n, struct err *err);
     void *context;
     const bool *stop; /* NULL, or set by emit: the text ends here, and that is no failure */
+    const volatile sig_atomic_t *interrupt; /* NULL, or raised by a signal: likewise */
+    int64_t state_tokens; /* above 0: the state lies in the engine's `saved` arena and holds so
+                             many tokens (jamba_state_new_in); 0: in memory of its own */
+};
+
+/* A prompt that tokenizer_encode read becomes one to continue. What follows an end token is another
+ * text: one that the tokenizer puts behind the prompt goes. An empty prompt is BOS alone, also
+ * where the tokenizer puts none in front; without any BOS it is an error. */
+bool generate_finish_prompt(const struct tokenizer *tokenizer, const struct jamba_config *config,
+                            const struct end_tokens *end, struct token_list *prompt,
+                            struct err *err);
+
+/* Why a text ended. */
+enum text_end {
+    TEXT_END_TOKEN,  /* an end token followed */
+    TEXT_END_LENGTH, /* max_new_tokens */
+    TEXT_END_STOPPED,
 };
 
 /* Feeds the prompt (n >= 1) and emits what follows, without the prompt and without special tokens:
@@ -46,5 +65,10 @@ void text_run_free(struct text_run *run);
 bool text_run_feed(struct text_run *run, const int32_t *ids, int64_t n,
                    struct err *err); /* n >= 1 */
 bool text_run_write(struct text_run *run, struct err *err);
+
+/* Of the last text_run_write, a failed one too: tokens written, without an end token; and why it
+ * ended. */
+int64_t text_run_written(const struct text_run *run);
+enum text_end text_run_end(const struct text_run *run);
 
 #endif

@@ -1,5 +1,6 @@
 #include "finetune/model/block.h"
 
+#include "kernels/core/profile.h"
 #include "kernels/ops.h"
 
 struct linear_args block_linear(const struct block *b, struct weight w, int64_t module)
@@ -11,6 +12,20 @@ struct linear_args block_linear(const struct block *b, struct weight w, int64_t 
         .n_row = b->n_tok,
         .first_token = b->first_token,
     };
+}
+
+void norm_forward(struct backend *be, const struct rmsnorm_args *a)
+{
+    const enum profile_block before = profile_enter(be->profile, PROFILE_NORM);
+    op_rmsnorm_forward(be, a);
+    profile_leave(be->profile, before);
+}
+
+void norm_backward(struct backend *be, const struct rmsnorm_args *a)
+{
+    const enum profile_block before = profile_enter(be->profile, PROFILE_NORM);
+    op_rmsnorm_backward(be, a);
+    profile_leave(be->profile, before);
 }
 
 static struct rmsnorm_args norm_args(const struct block *b, const struct act *x, const real *w)
@@ -26,7 +41,7 @@ void block_norm(const struct block *b, const struct act *x, const real *w, struc
 {
     struct rmsnorm_args a = norm_args(b, x, w);
     a.y = out;
-    op_rmsnorm_forward(b->be, &a);
+    norm_forward(b->be, &a);
 }
 
 void block_add_norm(const struct block *b, const struct act *residual, struct act *x, const real *w,
@@ -36,7 +51,7 @@ void block_add_norm(const struct block *b, const struct act *residual, struct ac
     a.residual = residual;
     a.sum = x;
     a.y = out;
-    op_rmsnorm_forward(b->be, &a);
+    norm_forward(b->be, &a);
 }
 
 void block_norm_backward(const struct block *b, const struct act *x, const real *w,
@@ -45,5 +60,5 @@ void block_norm_backward(const struct block *b, const struct act *x, const real 
     struct rmsnorm_args a = norm_args(b, x, w);
     a.dy = dy;
     a.dx = dx;
-    op_rmsnorm_backward(b->be, &a);
+    norm_backward(b->be, &a);
 }

@@ -17,6 +17,8 @@
 #include "lora/adapter.h"
 #include "lora/linear.h"
 
+struct rmsnorm_args; /* kernels/ops.h */
+
 /* Sums of the load-balancing loss over the pass, by document. */
 struct router_sums {
     real *f, *psum; /* (n_doc, n_expert): choices, probabilities, over all MoE layers */
@@ -44,6 +46,10 @@ struct block {
 
 /* The linear of module index `module` over the chunk's rows, its pointers still to be set. */
 struct linear_args block_linear(const struct block *b, struct weight w, int64_t module);
+
+/* The ops, as the profile's norms. */
+void norm_forward(struct backend *be, const struct rmsnorm_args *a);
+void norm_backward(struct backend *be, const struct rmsnorm_args *a);
 
 /* out = rmsnorm(x) w, rows of d_model; the same of x += residual; and dx += the norm's backward. */
 void block_norm(const struct block *b, const struct act *x, const real *w, struct act *out);

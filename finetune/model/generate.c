@@ -35,6 +35,8 @@ struct layer_state {
 struct jamba_state {
     const struct jamba_config *config;
     struct arena memory; /* of all Mamba layers */
+    struct arena *home;  /* not NULL: everything lies there, from `mark` on */
+    size_t mark, bytes;
     struct layer_state *layers;
     int64_t n_fed; /* tokens so far */
 };
@@ -85,7 +87,7 @@ static void zero_mamba(const struct jamba *m, const struct jamba_state *state)
     }
 }
 
-struct jamba_state *jamba_state_new(const struct jamba *m, struct err *err)
+static struct jamba_state *new_tables(const struct jamba *m, struct err *err)
 {
     struct jamba_state *state = calloc(1, sizeof *state);
     if (state != NULL)
@@ -96,6 +98,14 @@ struct jamba_state *jamba_state_new(const struct jamba *m, struct err *err)
         return NULL;
     }
     state->config = m->config;
+    return state;
+}
+
+struct jamba_state *jamba_state_new(const struct jamba *m, struct err *err)
+{
+    struct jamba_state *state = new_tables(m, err);
+    if (state == NULL)
+        return NULL;
     struct arena measured;
     arena_init_measuring(&measured, "state");
     push_mamba(m, state, &measured);
@@ -108,10 +118,35 @@ struct jamba_state *jamba_state_new(const struct jamba *m, struct err *err)
     return state;
 }
 
+struct jamba_state *jamba_state_new_in(const struct jamba *m, struct arena *arena, int64_t n_tok,
+                                       struct err *err)
+{
+    const struct jamba_config *c = m->config;
+    struct jamba_state *state = new_tables(m, err);
+    if (state == NULL)
+        return NULL;
+    state->home = arena;
+    state->mark = arena_mark(arena);
+    push_mamba(m, state, arena);
+    for (int64_t l = 0; l < c->num_hidden_layers; l++) {
+        struct layer_state *layer = &state->layers[l];
+        if (!jamba_is_attention(c, l))
+            continue;
+        layer->n_cap = n_tok;
+        layer->k = arena_acts(m->be, arena, n_tok * kv_size(c));
+        layer->v = arena_acts(m->be, arena, n_tok * kv_size(c));
+    }
+    state->bytes = arena_mark(arena) - state->mark;
+    zero_mamba(m, state);
+    return state;
+}
+
 void jamba_state_free(struct jamba_state *state)
 {
     if (state == NULL)
         return;
+    if (state->home != NULL)
+        arena_rewind(state->home, state->mark);
     for (int64_t l = 0; l < state->config->num_hidden_layers; l++)
         arena_free(&state->layers[l].memory);
     arena_free(&state->memory);
@@ -126,7 +161,7 @@ int64_t jamba_state_length(const struct jamba_state *state)
 
 size_t jamba_state_bytes(const struct jamba_state *state)
 {
-    size_t bytes = state->memory.cap;
+    size_t bytes = state->bytes + state->memory.cap;
     for (int64_t l = 0; l < state->config->num_hidden_layers; l++)
         bytes += state->layers[l].memory.cap;
     return bytes;
@@ -167,8 +202,10 @@ static bool grow(const struct jamba *m, struct jamba_state *state, int64_t n_tok
 {
     for (int64_t l = 0; l < state->config->num_hidden_layers; l++) {
         struct layer_state *layer = &state->layers[l];
-        if (jamba_is_attention(state->config, l) && layer->n_cap < n_tok &&
-            !grow_layer(m, state, layer, n_tok, err))
+        if (!jamba_is_attention(state->config, l) || layer->n_cap >= n_tok)
+            continue;
+        assert(state->home == NULL && "a sequence is longer than its state was made for");
+        if (!grow_layer(m, state, layer, n_tok, err))
             return false;
     }
     return true;

@@ -38,7 +38,7 @@ static void forward_rows(const struct block *b, const struct head_args *a, int64
                                                   .dim = b->config->hidden_size });
     struct rmsnorm_args norm = norm_of(b, a, x, n);
     norm.y = h;
-    op_rmsnorm_forward(b->be, &norm);
+    norm_forward(b->be, &norm);
     struct linear_args head = head_linear(b, a);
     head.n_row = n;
     head.slot = a->rows + first;
@@ -68,7 +68,7 @@ static void backward_rows(const struct block *b, const struct head_args *a, int6
     struct rmsnorm_args norm = norm_of(b, a, x, n);
     norm.dy = dh;
     norm.dx = dx;
-    op_rmsnorm_backward(b->be, &norm);
+    norm_backward(b->be, &norm);
     op_place_rows(b->be,
                   &(struct pick_rows_args){
                       .x = dx, .index = a->rows + first, .y = a->dx, .n_row = n, .dim = d_model });

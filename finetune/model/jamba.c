@@ -12,6 +12,7 @@
 #include "finetune/model/head.h"
 #include "finetune/model/layer.h"
 #include "finetune/model/modules.h"
+#include "kernels/core/profile.h"
 #include "kernels/ops.h"
 #include "lora/embed.h"
 
@@ -73,6 +74,8 @@ struct walk {
         lowest; /* the lowest layer with an adapter in or below it: the backward ends there */
     bool embed_adapted;
     const int32_t *ids, *pos, *doc;
+    const int32_t *rows, *target; /* (n_row): those with a target */
+    int64_t n_row;
     struct act *x;  /* layer inputs */
     struct act *dx; /* (n_tok, d_model) */
     struct router_sums sums;
@@ -296,10 +299,25 @@ static int32_t *push_ints(struct jamba *m, const int32_t *from, int64_t n, int64
     return to;
 }
 
-static void run_head(struct walk *w, const int32_t *rows, const int32_t *target, int64_t n_row,
-                     real *logprob)
+/* The stream to the device. */
+static void push_stream(struct walk *w)
 {
     struct jamba *m = w->m;
+    const int64_t n = w->s->n_tok;
+    const enum profile_block before = profile_enter(m->be->profile, PROFILE_DATA);
+    w->n_row = read_stream(m, w->s);
+    w->ids = push_ints(m, w->s->ids, n, n);
+    w->pos = push_ints(m, m->pos, n, n);
+    w->doc = push_ints(m, m->doc, n, n);
+    w->rows = push_ints(m, m->rows, w->n_row, n);
+    w->target = push_ints(m, m->row_target, w->n_row, n);
+    profile_leave(m->be->profile, before);
+}
+
+static void run_head(const struct walk *w, real *logprob)
+{
+    struct jamba *m = w->m;
+    const enum profile_block before = profile_enter(m->be->profile, PROFILE_HEAD);
     struct block b = block_at(w, 0, 0);
     b.first_token = w->s->first_index;
     b.router = NULL;
@@ -307,13 +325,17 @@ static void run_head(struct walk *w, const int32_t *rows, const int32_t *target,
                      .w = weights_head(m->weights),
                      .norm = weights_final_norm(m->weights),
                      .x = layer_input(w, m->config->num_hidden_layers),
-                     .rows = rows,
-                     .target = target,
-                     .n_row = n_row,
+                     .rows = w->rows,
+                     .target = w->target,
+                     .n_row = w->n_row,
                      .block_rows = head_block_rows(m->be, m->config->vocab_size, w->s->n_tok),
                      .logprob = logprob,
                      .grad_scale = w->pass->backward ? w->pass->grad_scale : 0,
                      .dx = w->dx });
+    op_add_sum(m->be,
+               &(struct add_sum_args){
+                   .x = logprob, .sum = &m->sums[JAMBA_SUM_LOSS], .scale = -1, .n = w->n_row });
+    profile_leave(m->be->profile, before);
 }
 
 /* The lowest layer whose modules, or anything below, are adapted: nothing under it needs a
@@ -361,6 +383,7 @@ static void push_sums(struct walk *w)
 static void finish_sums(const struct walk *w)
 {
     struct jamba *m = w->m;
+    const enum profile_block before = profile_enter(m->be->profile, PROFILE_MOE);
     op_aux_loss(m->be, &(struct aux_loss_args){ .f = w->sums.f,
                                                 .psum = w->sums.psum,
                                                 .doc_start = w->doc_start,
@@ -370,17 +393,35 @@ static void finish_sums(const struct walk *w)
                                                 .n_doc = w->s->n_doc,
                                                 .n_expert = m->config->num_experts,
                                                 .n_layer = moe_layers(m->config) });
+    profile_leave(m->be->profile, before);
 }
 
 /* ---- the walk ---- */
 
+static void embed_forward(const struct walk *w)
+{
+    const enum profile_block before = profile_enter(w->m->be->profile, PROFILE_HEAD);
+    for (int64_t chunk = 0; chunk < w->n_chunk; chunk++) {
+        const struct embed_lookup e = embed_chunk(w, chunk, w->x);
+        embed_lookup_forward(w->m->be, &e);
+    }
+    profile_leave(w->m->be->profile, before);
+}
+
+static void embed_backward(const struct walk *w)
+{
+    const enum profile_block before = profile_enter(w->m->be->profile, PROFILE_HEAD);
+    for (int64_t chunk = 0; w->embed_adapted && chunk < w->n_chunk; chunk++) {
+        const struct embed_lookup e = embed_chunk(w, chunk, w->dx);
+        embed_lookup_backward(w->m->be, &e);
+    }
+    profile_leave(w->m->be->profile, before);
+}
+
 static void forward(struct walk *w)
 {
     struct jamba *m = w->m;
-    for (int64_t chunk = 0; chunk < w->n_chunk; chunk++) {
-        const struct embed_lookup e = embed_chunk(w, chunk, w->x);
-        embed_lookup_forward(m->be, &e);
-    }
+    embed_forward(w);
     for (int64_t layer = 0; layer < m->config->num_hidden_layers; layer++) {
         const size_t mark = arena_mark(m->saved);
         const struct layer_store store = push_store(w, layer);
@@ -399,23 +440,21 @@ static void backward(struct walk *w)
     struct jamba *m = w->m;
     for (int64_t layer = m->config->num_hidden_layers - 1; layer >= w->lowest; layer--)
         backward_layer(w, &m->stores[layer], layer);
-    for (int64_t chunk = 0; w->embed_adapted && chunk < w->n_chunk; chunk++) {
-        const struct embed_lookup e = embed_chunk(w, chunk, w->dx);
-        embed_lookup_backward(m->be, &e);
-    }
+    embed_backward(w);
 }
 
 /* The targets' log-probabilities to the host: waits. */
-static void read_result(struct walk *w, const real *logprob, int64_t n_row, struct jamba_result *r)
+static void read_result(const struct walk *w, const real *logprob, struct jamba_result *r)
 {
     struct jamba *m = w->m;
-    op_to_host(m->be, &(struct copy_args){
-                          .from = logprob, .to = m->host, .bytes = (size_t)n_row * sizeof(real) });
-    for (int64_t i = 0; i < n_row; i++)
+    op_to_host(m->be, &(struct copy_args){ .from = logprob,
+                                           .to = m->host,
+                                           .bytes = (size_t)w->n_row * sizeof(real) });
+    for (int64_t i = 0; i < w->n_row; i++)
         r->loss_sum -= (double)m->host[i];
     r->logprob = m->host;
     r->rows = m->rows;
-    r->n_row = n_row;
+    r->n_row = w->n_row;
 }
 
 void jamba_begin_step(struct jamba *m)
@@ -442,12 +481,7 @@ void jamba_run(struct jamba *m, const struct stream *s, const struct jamba_pass 
     struct walk w = { .m = m, .s = s, .pass = pass, .n_chunk = chunks_of(m, n) };
     find_lowest(&w);
     w.balance = pass->aux_scale != 0 && moe_layers(m->config) > 0;
-    const int64_t n_row = read_stream(m, s);
-    w.ids = push_ints(m, s->ids, n, n);
-    w.pos = push_ints(m, m->pos, n, n);
-    w.doc = push_ints(m, m->doc, n, n);
-    const int32_t *rows = push_ints(m, m->rows, n_row, n);
-    const int32_t *target = push_ints(m, m->row_target, n_row, n);
+    push_stream(&w);
     w.x = arena_acts(m->be, m->saved, (pass->backward ? n_layer + 1 : 1) * n * d_model);
     if (w.balance)
         push_sums(&w);
@@ -457,14 +491,12 @@ void jamba_run(struct jamba *m, const struct stream *s, const struct jamba_pass 
         w.dx = arena_acts(m->be, m->saved, n * d_model);
         zero_acts(m, w.dx, n * d_model);
     }
-    run_head(&w, rows, target, n_row, logprob);
-    op_add_sum(m->be, &(struct add_sum_args){
-                          .x = logprob, .sum = &m->sums[JAMBA_SUM_LOSS], .scale = -1, .n = n_row });
+    run_head(&w, logprob);
     if (w.balance)
         finish_sums(&w);
     if (pass->backward)
         backward(&w);
     if (result != NULL && !m->saved->measuring)
-        read_result(&w, logprob, n_row, result);
+        read_result(&w, logprob, result);
     arena_rewind(m->saved, mark);
 }

@@ -98,6 +98,11 @@ struct jamba_losses jamba_end_step(struct jamba *m);
  * the attention layers' keys and values. */
 struct jamba_state;
 struct jamba_state *jamba_state_new(const struct jamba *m, struct err *err);
+
+/* The same for at most n_tok tokens, in an arena (the model's `saved`, between passes): nothing is
+ * allocated later. What is pushed behind it is to be gone when it is freed. */
+struct jamba_state *jamba_state_new_in(const struct jamba *m, struct arena *arena, int64_t n_tok,
+                                       struct err *err);
 void jamba_state_free(struct jamba_state *state);
 int64_t jamba_state_length(const struct jamba_state *state); /* tokens fed so far */
 size_t jamba_state_bytes(const struct jamba_state *state);

@@ -102,6 +102,7 @@ static bool measure_open(struct measure *t, const struct plan_subject *subject,
 
 static struct plan_bytes measure_close(struct measure *t, const struct plan_subject *subject)
 {
+    const int64_t n_param = subject->training ? t->adapter.n_param : 0;
     jamba_free(&t->m);
     lora_adapter_free(&t->adapter);
     struct plan_bytes bytes = {
@@ -111,9 +112,11 @@ static struct plan_bytes measure_close(struct measure *t, const struct plan_subj
         .adapter = t->adapter_arena.peak,
         .saved = t->saved.peak,
         .scratch = t->scratch.peak,
+        .copies = PLAN_COPIES * (size_t)n_param * sizeof(real),
         .seconds = t->seconds,
     };
-    bytes.total = bytes.weights + bytes.adapter + bytes.saved + bytes.scratch;
+    bytes.total = bytes.weights + bytes.adapter + bytes.saved + bytes.scratch +
+                  (t->plan.be.remote ? 0 : bytes.copies);
     return bytes;
 }
 
@@ -143,6 +146,21 @@ static void measure_passes(struct measure *t, const struct plan_subject *subject
         measure_pass(&t->m, subject, shape->pass_tokens, true);
 }
 
+/* A sequence between passes, its state in `saved` (jamba_state_new_in): a whole chunk, then a
+ * single token. */
+static bool measure_sample(struct measure *t, int64_t n_tok, struct err *err)
+{
+    const int64_t sizes[] = { n_tok < t->m.chunk_tokens ? n_tok : t->m.chunk_tokens, 1 };
+    real logits = 0; /* none are written */
+    bool ok = true;
+    for (int i = 0; i < 2 && ok; i++) {
+        struct jamba_state *state = jamba_state_new_in(&t->m, &t->saved, n_tok, err);
+        ok = state != NULL && jamba_feed(&t->m, state, NULL, sizes[i], &logits, err);
+        jamba_state_free(state);
+    }
+    return ok;
+}
+
 static void measure_seconds(struct measure *t, const struct plan_subject *subject,
                             const struct plan_shape *shape)
 {
@@ -156,12 +174,14 @@ bool plan_measure(const struct plan_subject *subject, const struct plan_shape *s
                   struct plan_bytes *out, struct err *err)
 {
     struct measure t;
-    const bool ok = measure_open(&t, subject, shape, err);
-    if (ok) {
+    bool ok = measure_open(&t, subject, shape, err);
+    const int64_t n_expert = ok && experts_differ(subject) ? t.m.config->num_experts : 1;
+    for (int64_t e = 0; ok && e < n_expert; e++) {
+        t.plan.busy_expert = e;
         measure_passes(&t, subject, shape);
-        const int64_t n_expert = experts_differ(subject) ? t.m.config->num_experts : 1;
-        for (t.plan.busy_expert = 1; t.plan.busy_expert < n_expert; t.plan.busy_expert++)
-            measure_passes(&t, subject, shape);
+        ok = subject->sample_tokens == 0 || measure_sample(&t, subject->sample_tokens, err);
+    }
+    if (ok) {
         measure_seconds(&t, subject, shape);
         if (subject->training && subject->choices != NULL)
             measure_optimizer(&t.plan.be, &t.adapter);
@@ -294,12 +314,13 @@ static bool try_chunks(struct search *s, struct plan_shape shape, struct err *er
 static bool try_passes(struct search *s, enum recompute recompute, struct err *err)
 {
     const int64_t most = s->subject->be->remote ? PLAN_DEVICE_PASS_TOKENS : PLAN_PASS_TOKENS;
-    int64_t pass = smaller(s->wish->step_tokens, most);
+    const int64_t longest = s->wish->longest, asked = s->wish->pass_tokens;
+    int64_t pass = asked > 0 ? asked : smaller(s->wish->step_tokens, most);
     for (bool last = false; !last; pass /= 2) {
-        last = pass <= s->wish->longest; /* a pass holds whole documents */
-        const struct plan_shape shape = { .pass_tokens = last ? s->wish->longest : pass,
+        last = asked > 0 || pass <= longest; /* a pass holds whole documents */
+        const struct plan_shape shape = { .pass_tokens = pass <= longest ? longest : pass,
                                           .recompute = recompute,
-                                          .longest = s->wish->longest };
+                                          .longest = longest };
         if (!try_chunks(s, shape, err))
             return false;
     }

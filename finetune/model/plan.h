@@ -20,6 +20,7 @@ struct plan_subject {
     const struct lora_choice *choices; /* (n_module), or NULL: no adapter */
     bool training;                     /* gradients, moments, backward; else forward only */
     bool dropout, balance;             /* the step has them */
+    int64_t sample_tokens; /* between passes sequences of so many tokens are fed; 0: none */
 };
 
 /* How a step is walked. */
@@ -29,9 +30,13 @@ struct plan_shape {
     int64_t longest; /* tokens of the longest document; 0: up to pass_tokens */
 };
 
+enum { PLAN_COPIES = 3 }; /* values and two moments */
+
 struct plan_bytes {
     size_t weights; /* ours, and mapped from files */
     size_t adapter, saved, scratch;
+    size_t copies; /* of values and moments, to write checkpoints from: host memory, so no part of
+                      a device's total */
     size_t total;
     double seconds; /* of a step's forward and backward over one pass, roughly: to compare shapes */
 };
@@ -49,6 +54,7 @@ struct plan_wish {
     int64_t step_tokens;  /* most tokens of a step */
     int64_t longest;      /* longest document: a pass holds at least one */
     int64_t chunk_tokens; /* 0: free */
+    int64_t pass_tokens;  /* 0: free */
     int recompute;        /* an enum recompute, or -1: free */
     size_t budget;        /* bytes for everything */
 };

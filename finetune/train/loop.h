@@ -1,8 +1,11 @@
-/* The training loop: steps of passes, AdamW, evaluation, files. Prints nothing: a watch is told.
+/* The training loop: steps of passes, AdamW, evaluation, checkpoints, files. Prints nothing: a
+ * watch is told.
  *
  *     struct trainer t = { 0 };
- *     ok = trainer_open(&t, &recipe, err) && trainer_run(&t, &watch, err);
+ *     ok = trainer_open(&t, &recipe, NULL, err) && trainer_run(&t, &watch, err);
  *     trainer_close(&t);
+ *
+ * Opening (open.c) reads, chooses and compares; running (loop.c) allocates, trains and writes.
  */
 #ifndef FINETUNE_TRAIN_LOOP_H
 #define FINETUNE_TRAIN_LOOP_H
@@ -12,7 +15,13 @@
 #include "finetune/model/engine.h"
 #include "finetune/train/data.h"
 #include "finetune/train/metrics.h"
+#include "finetune/train/output.h"
+#include "finetune/train/samples.h"
+#include "finetune/train/saver.h"
 #include "finetune/train/schedule.h"
+#include "finetune/train/state.h"
+#include "kernels/core/profile.h"
+#include "kernels/core/text.h"
 #include "recipes/recipe.h"
 
 struct trainer {
@@ -22,15 +31,23 @@ struct trainer {
     struct plan_shape shape;
     struct plan_bytes bytes;
     struct schedule schedule;
-    struct metrics metrics;
     const struct lora_config *lora; /* the recipe's, or that of the adapter continued from */
     int64_t n_step;
-    /* State. */
-    int64_t step; /* steps taken, applied or not */
-    int64_t n_applied, n_nonfinite;
-    double best_loss, first_loss, last_loss; /* of evaluations */
-    int64_t n_eval, best_step;
-    int lock; /* of output_dir, while running */
+    /* Where it goes on from. */
+    json_t *identity;
+    char *resumed;       /* the checkpoint's folder; NULL: a new run */
+    struct text notes;   /* what there is to say of opening it, a line each */
+    struct text changes; /* what differs from the checkpoint by leave, a line each */
+    /* Running. */
+    struct train_counters state;
+    struct output output;
+    struct metrics metrics;
+    struct saver saver;
+    struct profile profile;
+    struct samples samples;
+    int64_t saving;  /* step of the last checkpoint begun or gone on from, -1: none */
+    double saved_at; /* when, by the monotonic clock */
+    real *check;     /* (n_param), host: gradients of a device to compare; or NULL */
 };
 
 struct train_watch {
@@ -38,21 +55,31 @@ struct train_watch {
     void (*on_step)(void *context, const struct train_step *step);
     void (*on_eval)(void *context, const struct train_eval *eval);
     const volatile sig_atomic_t *stop; /* raised by a signal; or NULL */
+    volatile sig_atomic_t *save;       /* likewise: a checkpoint is wanted; lowered again */
 };
 
-/* Everything but memory: base, adapter's choices, documents, number of steps, plan. What the plan
- * depends on is then in t->engine; what was read in t->data. Refuses a run that cannot fit. */
-bool trainer_open(struct trainer *t, const struct recipe *recipe, struct err *err);
+/* Everything but memory: base, adapter's choices, documents, number of steps, the checkpoint to go
+ * on from, plan. What the plan depends on is then in t->engine; what was read in t->data. Refuses a
+ * run that cannot fit, a folder that is in use or has another run's checkpoints, and a checkpoint
+ * of something else: allow_change names what may differ (finetune/train/identity.h), or is NULL. */
+bool trainer_open(struct trainer *t, const struct recipe *recipe, const char *allow_change,
+                  struct err *err);
 
-/* The same from config.json alone, for `plan`: step size as the recipe's bounds. */
+/* Memory alone, from config.json, for `plan`: step size as the recipe's bounds. */
 bool trainer_open_shapes(struct trainer *t, const struct recipe *recipe, struct err *err);
 
-/* Allocates, trains, writes output_dir. On a raised stop the adapter so far is written and the
- * error is ERR_STOPPED; after too many non-finite steps ERR_NUMERICS. */
+/* Allocates, trains, writes output_dir. On a raised stop a checkpoint is written and the error is
+ * ERR_STOPPED; after too many non-finite steps likewise, and ERR_NUMERICS. */
 bool trainer_run(struct trainer *t, const struct train_watch *watch, struct err *err);
 void trainer_close(struct trainer *t);
 
 /* What other programs will not honour of this adapter, a line each. */
 void trainer_warnings(const struct trainer *t, struct text *out);
+
+/* Of this run's base, for PEFT's files. */
+struct peft_model_facts trainer_model_facts(const struct trainer *t);
+
+/* Bytes that the run takes at most, by now. */
+size_t trainer_memory_peak(const struct trainer *t);
 
 #endif

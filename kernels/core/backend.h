@@ -10,6 +10,7 @@
 
 struct ops;
 struct device;
+struct profile;
 
 struct backend {
     const struct ops *k; /* kernels/ops.h */
@@ -22,8 +23,9 @@ struct backend {
         *scratch;   /* rewound after each op; the model pushes its own temporaries here too */
     struct err err; /* the first device error sticks */
     bool remote;    /* ops work in memory of their own: weights and adapters are copied there */
-    size_t memory; /* bytes of a device's memory, where that is known */
+    size_t memory;  /* bytes of a device's memory, where that is known */
     struct device *device; /* whose memory ops work in (kernels/core/device.h); NULL: the host's */
+    struct profile *profile; /* borrowed: what the model's blocks take is added up there; or NULL */
 };
 
 #endif

@@ -11,6 +11,8 @@
 
 #include "kernels/core/err.h"
 
+enum { DEVICE_TAGS = 16 };
+
 struct device {
     size_t memory; /* bytes there are in all, used or not */
     /* NULL with a message when there are no `bytes` left; free takes NULL too. */
@@ -21,6 +23,12 @@ struct device {
     /* Bytes in use on the device now, by anyone. */
     size_t (*used)(struct device *d);
     void (*close)(struct device *d);
+    /* Both NULL where ops are done when they return. From a mark on, what is queued is the tag's
+     * (below DEVICE_TAGS) until the next one. marked puts one more, waits for it, and gives the
+     * device's seconds of each tag since the last time; zeros after a failure, which the next op
+     * finds. Neither allocates, but for the first mark. */
+    void (*mark)(struct device *d, int tag);
+    void (*marked)(struct device *d, double seconds[DEVICE_TAGS]);
 };
 
 #endif

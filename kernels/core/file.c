@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "kernels/core/text.h"
@@ -102,21 +103,40 @@ bool file_read(const char *path, size_t limit, char **data, size_t *size, struct
     return true;
 }
 
-static bool fsync_folder(const char *path, struct err *err)
+bool file_sync_folder(const char *path, struct err *err)
 {
-    char *folder = file_folder(path);
-    if (folder == NULL)
-        return err_no_memory(err, path);
-    const int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     bool ok = fd >= 0 && fsync(fd) == 0;
     if (!ok && fd >= 0 && errno == EINVAL) /* a file system that cannot sync folders */
         ok = true;
     if (!ok)
-        err_set(err, ERR_IO, "%s: %s", folder, strerror(errno));
+        err_set(err, ERR_IO, "%s: %s", path, strerror(errno));
     if (fd >= 0)
         close(fd);
+    return ok;
+}
+
+static bool sync_folder_of(const char *path, struct err *err)
+{
+    char *folder = file_folder(path);
+    const bool ok = folder != NULL ? file_sync_folder(folder, err) : err_no_memory(err, path);
     free(folder);
     return ok;
+}
+
+bool file_check_space(const char *folder, size_t bytes, struct err *err)
+{
+    struct statvfs fs;
+    if (statvfs(folder, &fs) != 0)
+        return err_set(err, ERR_IO, "%s: %s", folder, strerror(errno));
+    const double left = (double)fs.f_bavail * (double)fs.f_frsize;
+    if (left >= (double)bytes)
+        return true;
+    char needed[32], have[32];
+    text_bytes(needed, (double)bytes);
+    text_bytes(have, left);
+    return err_set(err, ERR_IO, "%s: the disk has %s left, needed are %s; make room", folder, have,
+                   needed);
 }
 
 /* Whether path is there as something that must not be replaced: a device, a pipe, a terminal. */
@@ -176,7 +196,7 @@ bool file_writer_commit(struct file_writer *w, struct err *err)
     } else if (!direct) {
         free(w->temporary); /* renamed: nothing is left to remove */
         w->temporary = NULL;
-        ok = fsync_folder(w->path, err);
+        ok = sync_folder_of(w->path, err);
     }
     file_writer_abandon(w);
     return ok;
@@ -215,6 +235,20 @@ bool file_is_directory(const char *path)
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
+/* Its name is on the disk, so that what is synced in it can be found. Where the folder around it
+ * may not be read, that is as far as it goes. */
+static bool make_one(const char *path, struct err *err)
+{
+    if (mkdir(path, 0777) != 0)
+        return (errno == EEXIST && file_is_directory(path)) ||
+               err_set(err, ERR_CANT_CREATE, "%s: cannot be created: %s", path, strerror(errno));
+    char *folder = file_folder(path);
+    const bool ok = folder != NULL ? access(folder, R_OK) != 0 || file_sync_folder(folder, err)
+                                   : err_no_memory(err, path);
+    free(folder);
+    return ok;
+}
+
 bool file_make_directory(const char *path, struct err *err)
 {
     char *copy = text_copy(path);
@@ -226,8 +260,7 @@ bool file_make_directory(const char *path, struct err *err)
             continue;
         const char end = *p;
         *p = '\0';
-        if (mkdir(copy, 0777) != 0 && !(errno == EEXIST && file_is_directory(copy)))
-            ok = err_set(err, ERR_CANT_CREATE, "%s: cannot be created: %s", copy, strerror(errno));
+        ok = make_one(copy, err);
         *p = end;
         if (end == '\0')
             break;

@@ -47,10 +47,17 @@ bool file_writer_append(struct file_writer *w, const void *data, size_t size, st
 bool file_writer_commit(struct file_writer *w, struct err *err);
 void file_writer_abandon(struct file_writer *w);
 
+/* fsync of a folder: names made, renamed and removed in it are on the disk. */
+bool file_sync_folder(const char *path, struct err *err);
+
+/* Whether the file system of a folder has so many bytes left for this user; ERR_IO when it has
+ * not. */
+bool file_check_space(const char *folder, size_t bytes, struct err *err);
+
 bool file_exists(const char *path);
 bool file_is_directory(const char *path);
 
-/* mkdir -p. */
+/* mkdir -p; the names made are synced. */
 bool file_make_directory(const char *path, struct err *err);
 
 /* folder/name, or name when it is absolute; NULL when memory is out; caller frees. */

@@ -6,7 +6,39 @@
 #include <string.h>
 
 #include "kernels/core/file.h"
+#include "kernels/core/json_memory.h"
 #include "kernels/core/text.h"
+
+/* About the memory that jansson 2.14 takes for the values of a text, as measured. */
+static size_t memory_of(const char *bytes, size_t n)
+{
+    enum { LIST = 144, OBJECT = 240, MEMBER = 96, ITEM = 48, STRING = 48 };
+    size_t total = 0;
+    for (size_t i = 0; i < n; i++) {
+        switch (bytes[i]) {
+        case '[':
+            total += LIST;
+            break;
+        case '{':
+            total += OBJECT;
+            break;
+        case ':':
+            total += MEMBER;
+            break;
+        case ',':
+            total += ITEM;
+            break;
+        case '"':
+            total += STRING;
+            for (i++; i < n && bytes[i] != '"'; i++)
+                i += bytes[i] == '\\';
+            break;
+        default:
+            break;
+        }
+    }
+    return total;
+}
 
 json_t *json_parse(const char *bytes, size_t n, const char *place, struct err *err)
 {
@@ -14,19 +46,42 @@ json_t *json_parse(const char *bytes, size_t n, const char *place, struct err *e
         bytes += 3;
         n -= 3;
     }
+    if (memory_of(bytes, n) > JSON_MAX_MEMORY) {
+        err_set(err, ERR_DATA,
+                "%s: has so many values that they would take more than %d MiB of memory", place,
+                JSON_MAX_MEMORY >> 20);
+        return NULL;
+    }
+    /* jansson's lexer loses one that it had to put back. */
+    const char *zero = n > 0 ? memchr(bytes, '\0', n) : NULL;
+    if (zero != NULL) {
+        err_set(err, ERR_DATA, "%s: not valid JSON: has a zero byte, at byte %td", place,
+                zero - bytes);
+        return NULL;
+    }
     json_error_t why;
-    json_t *value =
-        json_loadb(bytes, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &why);
+    bool out_of_memory = false;
+    json_t *value = json_memory_load(
+        bytes, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &why, &out_of_memory);
     if (value != NULL)
         return value;
     /* jansson leaves no text where an allocation of its own failed. */
-    if (json_error_code(&why) == json_error_out_of_memory || why.text[0] == '\0')
+    if (out_of_memory || json_error_code(&why) == json_error_out_of_memory || why.text[0] == '\0')
         err_no_memory(err, place);
     else if (why.line > 1)
         err_set(err, ERR_DATA, "%s: not valid JSON: line %d, column %d: %s", place, why.line,
                 why.column, why.text);
     else
         err_set(err, ERR_DATA, "%s: not valid JSON: column %d: %s", place, why.column, why.text);
+    return NULL;
+}
+
+char *json_text(const json_t *value, size_t flags)
+{
+    char *text = value != NULL ? json_dumps(value, flags) : NULL;
+    if (!json_memory_failed())
+        return text;
+    free(text);
     return NULL;
 }
 

@@ -1,7 +1,8 @@
 /* JSON by jansson, made strict, and typed reads that say what was expected.
  *
  * Strict: duplicate keys and trailing text are errors, depth is bounded by jansson's own limit
- * (2048), numbers that overflow are errors. Inside JSON the key path stands for line and column.
+ * (2048), memory by JSON_MAX_MEMORY, numbers that overflow are errors. Inside JSON the key path
+ * stands for line and column.
  */
 #ifndef KERNELS_CORE_JSON_H
 #define KERNELS_CORE_JSON_H
@@ -12,9 +13,16 @@
 
 #include "kernels/core/err.h"
 
+/* Bytes of memory that a parsed text may take, about: "[],[],..." takes 45 times its size. */
+enum { JSON_MAX_MEMORY = 192 << 20 };
+
 /* Parses bytes[0..n) (any value); `place` starts the message ("config.json", "quotes.jsonl:118").
  * A byte-order mark at the start is skipped. NULL on failure; caller json_decref()s. */
 json_t *json_parse(const char *bytes, size_t n, const char *place, struct err *err);
+
+/* json_dumps, and NULL too when anything failed for memory since the values began to be built: what
+ * json_object_set_new and its like return need not be looked at. Caller frees. */
+char *json_text(const json_t *value, size_t flags);
 
 /* A whole file of at most `limit` bytes whose root is an object. */
 json_t *json_load_object(const char *path, size_t limit, struct err *err);

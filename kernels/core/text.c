@@ -167,7 +167,7 @@ static size_t edit_distance(const char *a, const char *b)
     enum { MAX = 64 };
     const size_t n = strlen(a), m = strlen(b);
     if (n >= MAX || m >= MAX)
-        return MAX;
+        return SIZE_MAX;
     size_t rows[3][MAX];
     for (size_t j = 0; j <= m; j++)
         rows[0][j] = j;

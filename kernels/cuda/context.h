@@ -12,6 +12,7 @@ extern "C" {
 
 struct cuda_gemm;    /* gemm.c: cuBLASLt's handle and the algorithm of each shape */
 struct cuda_sdpa;    /* sdpa.c: cuDNN's handle and the plans of each shape */
+struct cuda_marks;   /* marks.c: events in the stream that tell its times */
 struct cuda_staging; /* staging.c: pinned memory that to_device and to_host go through */
 
 /* An open device; struct backend.device points to its first member. */
@@ -25,6 +26,7 @@ struct cuda_state {
     struct cuda_gemm *gemm;
     struct cuda_sdpa *sdpa; /* NULL: f32, or no cuDNN at all; our own attention kernels run */
     struct cuda_staging *staging;
+    struct cuda_marks *marks; /* NULL before the first */
 };
 
 static inline struct cuda_state *cuda_state_of(const struct backend *be)
@@ -47,6 +49,7 @@ bool cuda_read_back(struct backend *be, const char *op, const void *device, void
  * takes NULL. */
 bool cuda_staging_open(struct cuda_state *s, struct err *err);
 void cuda_staging_close(struct cuda_staging *staging);
+void cuda_marks_close(struct cuda_marks *marks);
 bool cuda_gemm_open(struct cuda_state *s, struct err *err);
 void cuda_gemm_close(struct cuda_gemm *gemm);
 
@@ -54,6 +57,10 @@ void cuda_gemm_close(struct cuda_gemm *gemm);
 bool cuda_sdpa_open(struct cuda_state *s, struct err *err);
 void cuda_sdpa_close(struct cuda_sdpa *sdpa);
 size_t cuda_sdpa_version(void); /* of cuDNN, as it counts; 0: not there */
+
+/* struct device.mark and marked (marks.c). */
+void cuda_mark(struct device *d, int tag);
+void cuda_marked(struct device *d, double seconds[DEVICE_TAGS]);
 
 /* struct cuda_module.tune (tune.c) and attention_calls (sdpa.c). */
 bool cuda_tune(struct device *d, const char *path, struct err *err);

@@ -191,6 +191,7 @@ static void device_close(struct device *d)
     cuda_sdpa_close(s->sdpa);
     cuda_gemm_close(s->gemm);
     cuda_staging_close(s->staging);
+    cuda_marks_close(s->marks);
     if (s->stream != NULL)
         cudaStreamDestroy(s->stream);
     free(s);
@@ -221,7 +222,9 @@ static struct device *device_open(const struct cuda_options *options, struct err
                                           .free = device_free,
                                           .finish = device_finish,
                                           .used = device_used,
-                                          .close = device_close },
+                                          .close = device_close,
+                                          .mark = cuda_mark,
+                                          .marked = cuda_marked },
                               .options = *options,
                               .major = facts.major,
                               .minor = facts.minor,

@@ -43,12 +43,12 @@ struct cuda_attention_calls {
 };
 
 /* So that a module of another build is refused, not called: the version counts changes of this
- * header, and with it goes how large the ops' arguments are. */
+ * header and of kernels/core/device.h, and with it goes how large the ops' arguments are. */
 #define CUDA_COUNT_OP(name, args) +1
 #define CUDA_ARGS_BYTES(name, args) +(int)sizeof(struct args)
 enum {
     CUDA_N_OP = 0 OPS(CUDA_COUNT_OP),
-    CUDA_MODULE_VERSION = 2 * 1000000 + (0 OPS(CUDA_ARGS_BYTES)),
+    CUDA_MODULE_VERSION = 3 * 1000000 + (0 OPS(CUDA_ARGS_BYTES)),
 };
 #undef CUDA_COUNT_OP
 #undef CUDA_ARGS_BYTES

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "kernels/core/json.h"
+#include "kernels/core/sha256.h"
 #include "kernels/core/text.h"
 
 /* A tensor with its byte range in the data, until the ranges are known to tile it. */
@@ -293,6 +294,7 @@ static bool read_tensors(const char *path, json_t *root, size_t data_at, struct 
     {
         if (strcmp(name, "__metadata__") == 0) {
             ok = check_metadata(path, value, err);
+            st->metadata = json_incref(value);
         } else {
             entries[n_entry].tensor.name = name;
             ok = read_entry(path, name, value, &entries[n_entry], err);
@@ -331,6 +333,7 @@ void safetensors_close(struct safetensors *st)
 {
     free(st->tensors);
     free(st->header);
+    json_decref(st->metadata);
     file_map_close(&st->map);
     *st = (struct safetensors){ 0 };
 }
@@ -341,6 +344,91 @@ const struct safetensors_tensor *safetensors_find(const struct safetensors *st, 
         return NULL;
     const struct safetensors_tensor key = { .name = name };
     return bsearch(&key, st->tensors, (size_t)st->n_tensor, sizeof key, compare_names);
+}
+
+const char *safetensors_metadata(const struct safetensors *st, const char *key)
+{
+    return json_string_value(json_object_get(st->metadata, key));
+}
+
+/* ---- the digest ---- */
+
+static void digest_text(struct sha256 *sum, const char *text)
+{
+    sha256_update(sum, text, strlen(text) + 1);
+}
+
+static void digest_tensor(struct sha256 *sum, const struct safetensors_tensor *t)
+{
+    char shape[64];
+    safetensors_shape_text(shape, t->dims, t->n_dim);
+    digest_text(sum, t->name);
+    digest_text(sum, dtype_name(t->dtype));
+    digest_text(sum, shape);
+    sha256_update(sum, t->data, t->bytes);
+}
+
+static int compare_texts(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* The metadata's texts but for the digest itself, by key. */
+static bool digest_metadata(struct sha256 *sum, json_t *metadata)
+{
+    const char **keys = calloc(json_object_size(metadata) + 1, sizeof *keys), *key = NULL;
+    size_t n = 0;
+    json_t *value = NULL;
+    if (keys == NULL)
+        return false;
+    json_object_foreach(metadata, key, value)
+    {
+        if (strcmp(key, SAFETENSORS_DIGEST) != 0)
+            keys[n++] = key;
+    }
+    qsort(keys, n, sizeof *keys, compare_texts);
+    for (size_t i = 0; i < n; i++) {
+        digest_text(sum, keys[i]);
+        digest_text(sum, json_string_value(json_object_get(metadata, keys[i])));
+    }
+    free(keys);
+    return true;
+}
+
+/* Whether a text is a digest: under another key than ours it is ours with a damaged key. */
+static bool is_digest(const char *text)
+{
+    return strlen(text) == SHA256_HEX_SIZE - 1 &&
+           strspn(text, "0123456789abcdef") == SHA256_HEX_SIZE - 1;
+}
+
+bool safetensors_check_digest(const struct safetensors *st, const char *path, struct err *err)
+{
+    const char *want = safetensors_metadata(st, SAFETENSORS_DIGEST), *key = NULL;
+    json_t *value = NULL;
+    json_object_foreach((json_t *)st->metadata, key, value)
+    {
+        if (want == NULL && is_digest(json_string_value(value)))
+            return err_set(err, ERR_DATA,
+                           "%s: is damaged: its metadata has a digest under '%.64s', expected "
+                           "'" SAFETENSORS_DIGEST "'",
+                           path, key);
+    }
+    if (want == NULL)
+        return true;
+    struct sha256 sum;
+    sha256_init(&sum);
+    if (!digest_metadata(&sum, st->metadata))
+        return err_no_memory(err, path);
+    for (int64_t i = 0; i < st->n_tensor; i++)
+        digest_tensor(&sum, &st->tensors[i]);
+    char have[SHA256_HEX_SIZE];
+    sha256_end(&sum, have);
+    return strcmp(have, want) == 0 ||
+           err_set(err, ERR_DATA,
+                   "%s: is damaged: its content has the SHA-256 %.16s..., its header says "
+                   "%.16s...; copy or make it again",
+                   path, have, want);
 }
 
 /* ---- writing ---- */
@@ -371,13 +459,32 @@ static void put_json_string(struct text *t, const char *s)
     text_puts(t, "\"");
 }
 
+/* What is written: the tensors in the order of their data, and texts beside "format". */
+struct outgoing {
+    const char *path;
+    const struct safetensors_tensor *const *order;
+    int64_t n_tensor;
+    const struct safetensors_note *notes;
+    int n_note;
+    char digest[SHA256_HEX_SIZE]; /* of the note that asks for it */
+};
+
 /* Eight bytes of length, then the JSON, padded so that the data begins at a multiple of 8. */
-static bool put_header(struct text *t, const struct safetensors_tensor *const *order,
-                       int64_t n_tensor, const char *path, struct err *err)
+static bool put_header(struct text *t, const struct outgoing *o, struct err *err)
 {
+    const char *path = o->path;
+    const int64_t n_tensor = o->n_tensor;
+    const struct safetensors_tensor *const *order = o->order;
     size_t at = 0;
     text_append(t, "\0\0\0\0\0\0\0", 8);
-    text_puts(t, "{\"__metadata__\":{\"format\":\"pt\"}");
+    text_puts(t, "{\"__metadata__\":{\"format\":\"pt\"");
+    for (int i = 0; i < o->n_note; i++) {
+        text_puts(t, ",");
+        put_json_string(t, o->notes[i].key);
+        text_puts(t, ":");
+        put_json_string(t, o->notes[i].value != NULL ? o->notes[i].value : o->digest);
+    }
+    text_puts(t, "}");
     for (int64_t i = 0; i < n_tensor; i++) {
         const struct safetensors_tensor *tensor = order[i];
         size_t bytes = dtype_size(tensor->dtype);
@@ -417,15 +524,13 @@ static const struct safetensors_tensor **order_of(const struct safetensors_tenso
     return order;
 }
 
-static bool write_file(const char *path, const struct text *header,
-                       const struct safetensors_tensor *const *order, int64_t n_tensor,
-                       struct err *err)
+static bool write_file(const struct outgoing *o, const struct text *header, struct err *err)
 {
     struct file_writer w = { 0 };
-    bool ok =
-        file_writer_open(&w, path, err) && file_writer_append(&w, header->data, header->len, err);
-    for (int64_t i = 0; ok && i < n_tensor; i++)
-        ok = file_writer_append(&w, order[i]->data, order[i]->bytes, err);
+    bool ok = file_writer_open(&w, o->path, err) &&
+              file_writer_append(&w, header->data, header->len, err);
+    for (int64_t i = 0; ok && i < o->n_tensor; i++)
+        ok = file_writer_append(&w, o->order[i]->data, o->order[i]->bytes, err);
     ok = ok && file_writer_commit(&w, err);
     file_writer_abandon(&w);
     return ok;
@@ -434,14 +539,63 @@ static bool write_file(const char *path, const struct text *header,
 bool safetensors_write(const char *path, const struct safetensors_tensor *tensors, int64_t n_tensor,
                        struct err *err)
 {
+    return safetensors_write_notes(path, tensors, n_tensor, NULL, 0, err);
+}
+
+/* The metadata of a file as a reader has it, for its digest; NULL when memory is out. */
+static json_t *metadata_of(const struct safetensors_note *notes, int n_note)
+{
+    json_t *metadata = json_pack("{s:s}", "format", "pt");
+    for (int i = 0; metadata != NULL && i < n_note; i++) {
+        if (notes[i].value != NULL &&
+            json_object_set_new(metadata, notes[i].key, json_string(notes[i].value)) != 0) {
+            json_decref(metadata);
+            return NULL;
+        }
+    }
+    return metadata;
+}
+
+static int compare_addressed(const void *a, const void *b)
+{
+    return compare_names(*(const struct safetensors_tensor *const *)a,
+                         *(const struct safetensors_tensor *const *)b);
+}
+
+/* Sorts order by name. */
+static bool seal(const struct safetensors_tensor **order, int64_t n_tensor,
+                 const struct safetensors_note *notes, int n_note, char hex[SHA256_HEX_SIZE])
+{
+    struct sha256 sum;
+    sha256_init(&sum);
+    json_t *metadata = metadata_of(notes, n_note);
+    const bool ok = metadata != NULL && digest_metadata(&sum, metadata);
+    json_decref(metadata);
+    if (n_tensor > 0)
+        qsort(order, (size_t)n_tensor, sizeof *order, compare_addressed);
+    for (int64_t i = 0; ok && i < n_tensor; i++)
+        digest_tensor(&sum, order[i]);
+    sha256_end(&sum, hex);
+    return ok;
+}
+
+bool safetensors_write_notes(const char *path, const struct safetensors_tensor *tensors,
+                             int64_t n_tensor, const struct safetensors_note *notes, int n_note,
+                             struct err *err)
+{
     const struct safetensors_tensor **order = order_of(tensors, n_tensor);
     if (order == NULL)
         return err_no_memory(err, path);
+    struct text header = { 0 };
+    struct outgoing o = { path, order, n_tensor, notes, n_note, "" };
+    bool ok = true;
+    for (int i = 0; ok && i < n_note; i++) {
+        if (notes[i].value == NULL)
+            ok = seal(order, n_tensor, notes, n_note, o.digest) || err_no_memory(err, path);
+    }
     if (n_tensor > 0)
         qsort(order, (size_t)n_tensor, sizeof *order, compare_layout);
-    struct text header = { 0 };
-    const bool ok = put_header(&header, order, n_tensor, path, err) &&
-                    write_file(path, &header, order, n_tensor, err);
+    ok = ok && put_header(&header, &o, err) && write_file(&o, &header, err);
     text_free(&header);
     free(order);
     return ok;
@@ -452,8 +606,8 @@ static bool start_file(struct safetensors_writer *w, const char *path,
                        struct err *err)
 {
     struct text header = { 0 };
-    bool ok =
-        put_header(&header, order, n_tensor, path, err) && file_writer_open(&w->file, path, err);
+    const struct outgoing o = { path, order, n_tensor, NULL, 0, "" };
+    bool ok = put_header(&header, &o, err) && file_writer_open(&w->file, path, err);
     if (ok && w->file.temporary == NULL)
         ok = err_set(err, ERR_CANT_CREATE,
                      "%s: is there and no regular file; expected a file or nothing", path);
@@ -524,7 +678,8 @@ size_t safetensors_file_bytes(const struct safetensors_tensor *tensors, int64_t 
     const struct safetensors_tensor **order = order_of(tensors, n_tensor);
     struct text header = { 0 };
     size_t bytes = 0;
-    if (order != NULL && put_header(&header, order, n_tensor, "", NULL))
+    const struct outgoing o = { "", order, n_tensor, NULL, 0, "" };
+    if (order != NULL && put_header(&header, &o, NULL))
         bytes = header.len;
     for (int64_t i = 0; bytes > 0 && i < n_tensor; i++)
         bytes += tensors[i].bytes;

@@ -35,7 +35,8 @@ struct safetensors {
     struct file_map map;
     struct safetensors_tensor *tensors; /* sorted by name */
     int64_t n_tensor;
-    void *header; /* owns the names */
+    void *header;   /* owns the names */
+    void *metadata; /* a json_t */
 };
 
 /* Maps and checks the whole header as the reference reader does (contiguous, no overlap, no hole,
@@ -48,6 +49,13 @@ void safetensors_close(struct safetensors *st);
 /* NULL when there is no such tensor. */
 const struct safetensors_tensor *safetensors_find(const struct safetensors *st, const char *name);
 
+/* A text of the file's "__metadata__", or NULL; owned by st. */
+const char *safetensors_metadata(const struct safetensors *st, const char *key);
+
+/* Holds the file's content against the digest in its metadata (SAFETENSORS_DIGEST); a file without
+ * one passes. Reads all of it. */
+bool safetensors_check_digest(const struct safetensors *st, const char *path, struct err *err);
+
 /* "(8192, 16)", "()": a shape for messages, cut to fit. */
 void safetensors_shape_text(char out[64], const int64_t *dims, int n_dim);
 
@@ -55,6 +63,22 @@ void safetensors_shape_text(char out[64], const int64_t *dims, int n_dim);
  * Tensors are laid out by alignment, then name. Names must differ, bytes be the shape's. */
 bool safetensors_write(const char *path, const struct safetensors_tensor *tensors, int64_t n_tensor,
                        struct err *err);
+
+/* The same with further metadata: UTF-8 texts under keys other than "format".
+ *
+ * The format itself has no checksum: a flipped bit of a weight loads without a word. A note with
+ * the key SAFETENSORS_DIGEST and no value becomes the SHA-256 of everything that the file says: of
+ * each other metadata text by key, "key\0value\0"; then of each tensor by name, "name\0type\0
+ * (dims)\0", the shape as safetensors_shape_text has it, and its bytes. */
+#define SAFETENSORS_DIGEST "sha256"
+
+struct safetensors_note {
+    const char *key, *value;
+};
+
+bool safetensors_write_notes(const char *path, const struct safetensors_tensor *tensors,
+                             int64_t n_tensor, const struct safetensors_note *notes, int n_note,
+                             struct err *err);
 
 /* The same for a file of which only a piece is ever in memory: the header first, then the data in
  * any order, by any number of threads at once.

@@ -53,6 +53,7 @@ void plan_backend_init(struct plan_backend *plan, const struct backend *stands_f
     plan->be.name = "plan";
     plan->be.k = &plan->table;
     plan->be.scratch = scratch;
+    plan->be.profile = NULL;
     plan->rates = op_rates_of(stands_for);
     plan->seconds = 0;
     plan->busy_expert = 0;

@@ -334,13 +334,41 @@ check 'many bad records: and their number' same \
 # ---- signals ----
 
 # timeout(1) signals the child and then its group: two that come together count as one.
-for seconds in 0.3 0.6 1; do
-    timeout -s TERM -k 20 "$seconds" "$program" train recipes/quickstart/quickstart.yaml num_epochs=10000 \
-        output_dir="$scratch/stopped" >"$out" 2>"$err" </dev/null
-    check "TERM after $seconds s: says so" same 1 "$(grep -c '^jambatune: stopped by a signal after step' "$err")"
-    check "TERM after $seconds s: the adapter is whole" same 0 \
-        "$("$program" inspect "$scratch/stopped" >"$out" 2>&1; echo $?)"
+set -m # else a shell's background jobs ignore INT
+for signal in TERM INT HUP USR1; do
+    rm -rf "$scratch/stopped"
+    : >"$err"
+    "$program" train recipes/quickstart/quickstart.yaml num_epochs=10000 output_dir="$scratch/stopped" >"$out" 2>"$err" \
+        </dev/null &
+    until grep -q '^step 1/' "$err" || ! kill -0 $! 2>/dev/null; do sleep 0.1; done
+    kill -s "$signal" $!
+    wait $!
+    code=$?
+    check "$signal: says so" same "75 1" \
+        "$code $(grep -c '^jambatune: stopped by a signal after step .* is whole: --resume goes on' "$err")"
+    check "$signal: the checkpoint is an adapter" same 0 \
+        "$("$program" inspect "$scratch"/stopped/checkpoint-* >"$out" 2>&1; echo $?)"
 done
+set +m
+timeout -s TERM -k 20 0.01 "$program" train recipes/quickstart/quickstart.yaml num_epochs=10000 \
+    output_dir="$scratch/early" >"$out" 2>"$err" </dev/null
+check 'TERM while it reads: nothing to save' same 1 "$(grep -c '^jambatune: stopped by a signal' "$err")"
+: >"$err"
+"$program" train recipes/quickstart/quickstart.yaml num_epochs=10000 output_dir="$scratch/stopped" --resume \
+    >"$out" 2>"$err" </dev/null &
+until grep -q '^step ' "$err" || ! kill -0 $! 2>/dev/null; do sleep 0.1; done
+kill -s USR2 $!
+n=1
+for _ in $(seq 200); do
+    n=$(find "$scratch/stopped" -name 'checkpoint-*[0-9]' | wc -l)
+    [ "$n" -gt 1 ] && break
+    sleep 0.1
+done
+check 'USR2: a checkpoint' same 2 "$n"
+check 'USR2: the run goes on' kill -0 $!
+kill -s TERM $!
+wait $!
+check 'TERM after USR2' same 75 "$?"
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

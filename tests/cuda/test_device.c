@@ -5,6 +5,7 @@
 #include "tests/cuda/fake_runtime.h"
 #include "tests/support/support.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -617,6 +618,112 @@ static void a_damaged_file_is_refused(void **state)
     free(text);
 }
 
+/* ---- marks ---- */
+
+/* Products of half a millisecond each. */
+static void work(struct opened *o, int n)
+{
+    float *p = o->workspace;
+    for (; n > 0; n--)
+        o->be.k->gemm(&o->be,
+                      &(struct gemm_args){ .m = 1,
+                                           .n = 1,
+                                           .k = 1,
+                                           .lda = 1,
+                                           .ldb = 1,
+                                           .ldc = 1,
+                                           .a = (const struct act *)(const void *)p,
+                                           .b = p,
+                                           .c = p },
+                      p);
+    assert_int_equal(o->be.err.code, ERR_NONE);
+}
+
+static void expect_ms(const double seconds[DEVICE_TAGS], int tag, double ms)
+{
+    if (fabs(1e3 * seconds[tag] - ms) > 1e-6)
+        fail_msg("tag %d: %.9g ms; expected %.9g", tag, 1e3 * seconds[tag], ms);
+}
+
+static void marks_tell_the_devices_time_by_tag(void **state)
+{
+    (void)state;
+    fake_reset();
+    struct opened o = open_act(DTYPE_F32);
+    double seconds[DEVICE_TAGS];
+    o.d->marked(o.d, seconds); /* none so far */
+    for (int tag = 0; tag < DEVICE_TAGS; tag++)
+        expect_ms(seconds, tag, 0);
+    o.d->mark(o.d, 0);
+    const int64_t alive = fake.alive, waits = fake.waits;
+    work(&o, 1);
+    o.d->mark(o.d, 3);
+    work(&o, 4);
+    o.d->mark(o.d, DEVICE_TAGS - 1);
+    work(&o, 2);
+    o.d->mark(o.d, 3);
+    work(&o, 3);
+    assert_int_equal(fake.waits, waits); /* a mark does not wait */
+    o.d->marked(o.d, seconds);
+    for (int tag = 0; tag < DEVICE_TAGS; tag++)
+        expect_ms(seconds, tag, tag == 0 ? 0.5 : tag == 3 ? 3.5 : tag == DEVICE_TAGS - 1 ? 1 : 0);
+    work(&o, 1); /* still the last tag's */
+    o.d->marked(o.d, seconds);
+    expect_ms(seconds, 0, 0);
+    expect_ms(seconds, 3, 0.5);
+    assert_int_equal(fake.alive, alive);
+    close_opened(&o);
+}
+
+static void there_may_be_any_number_of_marks(void **state)
+{
+    (void)state;
+    enum { ROUNDS = 3000 };
+    fake_reset();
+    struct opened o = open_act(DTYPE_F32);
+    double seconds[DEVICE_TAGS];
+    for (int take = 0; take < 2; take++) {
+        for (int i = 0; i < ROUNDS; i++) {
+            o.d->mark(o.d, 1);
+            work(&o, 1);
+            o.d->mark(o.d, 2);
+            work(&o, i % 2);
+        }
+        o.d->marked(o.d, seconds);
+        expect_ms(seconds, 1, 0.5 * ROUNDS);
+        expect_ms(seconds, 2, 0.25 * ROUNDS);
+    }
+    close_opened(&o);
+}
+
+/* Whichever call fails: no times, no later ones either, and the failure waits for the next op. */
+static void a_mark_that_fails_leaves_no_half_times(void **state)
+{
+    (void)state;
+    int64_t n_failed = 0;
+    for (bool failed = true; failed; n_failed += failed) {
+        fake_reset();
+        struct opened o = open_act(DTYPE_F32);
+        double seconds[DEVICE_TAGS];
+        work(&o, 1); /* its algorithm is known from here on */
+        fake.failing_call = fake.calls + n_failed + 1;
+        o.d->mark(o.d, 1);
+        o.d->mark(o.d, 2);
+        o.d->marked(o.d, seconds);
+        failed = fake.last_error != 0; /* else it was beyond the last call */
+        for (int take = 0; failed && take < 2; take++) {
+            for (int tag = 0; tag < DEVICE_TAGS; tag++)
+                expect_ms(seconds, tag, 0);
+            fake.failing_call = 0;
+            o.d->mark(o.d, 1);
+            work(&o, 1);
+            o.d->marked(o.d, seconds);
+        }
+        close_opened(&o);
+    }
+    assert_true(n_failed > 1000); /* of the ring's events alone */
+}
+
 /* ---- every call fails once ---- */
 
 /* Open, copy there and back, a product, tune, close. Returns whether all went well. */
@@ -698,6 +805,9 @@ int main(void)
         cmocka_unit_test(noise_does_not_choose),
         cmocka_unit_test(nothing_is_tuned_before_something_ran),
         cmocka_unit_test(a_damaged_file_is_refused),
+        cmocka_unit_test(marks_tell_the_devices_time_by_tag),
+        cmocka_unit_test(there_may_be_any_number_of_marks),
+        cmocka_unit_test(a_mark_that_fails_leaves_no_half_times),
         cmocka_unit_test(any_call_may_fail),
     };
     return cmocka_run_group_tests_name("cuda device", tests, NULL, NULL);

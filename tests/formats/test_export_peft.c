@@ -19,6 +19,7 @@
 #include "finetune/model/modules.h"
 #include "kernels/core/file.h"
 #include "kernels/core/text.h"
+#include "kernels/format/safetensors.h"
 #include "lora/format_peft.h"
 #include "lora/peft_names.h"
 #include "tests/support/support.h"
@@ -288,7 +289,8 @@ static void what_an_engine_does_not_take_is_refused_by_name(void **state)
 
 /* ---- the check ---- */
 
-/* One tensor value of the folder's file changed by that part of it, in place. */
+/* One tensor value of the folder's file changed by that part of it, in place, and its digest put
+ * out of use, which would tell first. */
 static void spoil(const char *dir, size_t from_end, float part)
 {
     char *path = path_in(dir, PEFT_TENSORS_NAME), *data = NULL;
@@ -299,6 +301,11 @@ static void spoil(const char *dir, size_t from_end, float part)
     memcpy(&x, data + n - 4 * from_end, 4);
     x += part * (x < 0 ? x - 1 / 64.0F : x + 1 / 64.0F);
     memcpy(data + n - 4 * from_end, &x, 4);
+    static const char key[] = "\"" SAFETENSORS_DIGEST "\":\"";
+    char *digest = strstr(data + 8, key); /* the header's length is bytes, maybe zeros */
+    assert_non_null(digest);
+    memset(digest + sizeof key - 1, 'x', 64);
+    memcpy(digest + 1, "spoilt", 6);
     assert_true(file_write(path, data, n, &err));
     free(data);
     free(path);

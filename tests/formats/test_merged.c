@@ -996,8 +996,23 @@ static bool sum_block(void *context, struct merged_worker *worker, struct merged
                       struct err *err)
 {
     const struct proving *v = context;
-    const void *bytes = merged_bytes(&v->plan, worker, block, err);
+    const void *bytes = merged_bytes(&v->plan, worker, block, 0, err);
     block->sum = merged_sum(bytes, block->n);
+    return true;
+}
+
+/* The same bytes for any place, also one that no such number may have in memory. */
+static bool move_block(void *context, struct merged_worker *worker, struct merged_block *block,
+                       struct err *err)
+{
+    static const size_t places[] = { 1, 2, 3, 4095, 4097, 4098, 3 * 4096 + 2 };
+    const struct proving *v = context;
+    for (size_t i = 0; i < COUNT(places); i++) {
+        const char *bytes = merged_bytes(&v->plan, worker, block, places[i], err);
+        if ((uintptr_t)bytes % 4096 != places[i] % 4096 ||
+            merged_sum(bytes, block->n) != block->sum)
+            return err_set(err, ERR_INTERNAL, "not the same for place %zu", places[i]);
+    }
     return true;
 }
 
@@ -1020,6 +1035,7 @@ static void any_wrong_byte_is_found(void **state)
     assert_true(merged_team_open(&v.team, &v.plan, &err));
     assert_true(merged_list_make(&v.list, &v.plan, &v.plan.files[0], &err));
     assert_true(merged_team_run(&v.team, &v.list, sum_block, &v, &err));
+    assert_true(merged_team_run(&v.team, &v.list, move_block, &v, &err));
     v.path = path_in(p.out, "model.safetensors");
     assert_true(prove(&v, &err));
     for (int64_t i = 0; i < v.plan.n_tensor; i++) { /* the first and last byte of each tensor */

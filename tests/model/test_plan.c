@@ -167,7 +167,8 @@ static struct plan_bytes plan_of(const struct engine *e, const struct setting *s
     subject.dropout = s->dropout;
     subject.balance = s->balance;
     REQUIRE(plan_measure(&subject, &s->shape, &bytes, &err));
-    assert_int_equal(bytes.total, bytes.weights + bytes.adapter + bytes.saved + bytes.scratch);
+    assert_int_equal(bytes.total,
+                     bytes.weights + bytes.adapter + bytes.saved + bytes.scratch + bytes.copies);
     return bytes;
 }
 

@@ -24,7 +24,8 @@ static struct plan_bytes plan_of(const struct engine *e, struct plan_shape shape
     struct plan_bytes bytes;
     const struct plan_subject subject = engine_subject(e, training);
     REQUIRE(plan_measure(&subject, &shape, &bytes, &err));
-    assert_int_equal(bytes.total, bytes.weights + bytes.adapter + bytes.saved + bytes.scratch);
+    assert_int_equal(bytes.total,
+                     bytes.weights + bytes.adapter + bytes.saved + bytes.scratch + bytes.copies);
     return bytes;
 }
 
@@ -278,12 +279,15 @@ static void what_is_asked_for_is_kept(void **state)
         struct plan_wish wish;
         struct plan_shape expected;
     } cases[] = {
-        { { 1200, 300, 32, RECOMPUTE_SCAN, SIZE_MAX }, { 1200, 32, RECOMPUTE_SCAN, 300 } },
-        { { 1200, 300, 4096, -1, SIZE_MAX }, { 1200, 1200, RECOMPUTE_NONE, 300 } },
-        { { 20000, 100, 0, RECOMPUTE_LAYER, SIZE_MAX },
+        { { 1200, 300, 32, 0, RECOMPUTE_SCAN, SIZE_MAX }, { 1200, 32, RECOMPUTE_SCAN, 300 } },
+        { { 1200, 300, 4096, 0, -1, SIZE_MAX }, { 1200, 1200, RECOMPUTE_NONE, 300 } },
+        { { 20000, 100, 0, 0, RECOMPUTE_LAYER, SIZE_MAX },
           { PLAN_PASS_TOKENS, PLAN_CHUNK_TOKENS, RECOMPUTE_LAYER, 100 } },
-        { { 20000, 10000, 0, -1, SIZE_MAX }, { 10000, PLAN_CHUNK_TOKENS, RECOMPUTE_NONE, 10000 } },
-        { { 1, 1, 0, -1, SIZE_MAX }, { 1, 1, RECOMPUTE_NONE, 1 } },
+        { { 20000, 10000, 0, 0, -1, SIZE_MAX },
+          { 10000, PLAN_CHUNK_TOKENS, RECOMPUTE_NONE, 10000 } },
+        { { 1, 1, 0, 0, -1, SIZE_MAX }, { 1, 1, RECOMPUTE_NONE, 1 } },
+        { { 1200, 100, 32, 400, -1, SIZE_MAX }, { 400, 32, RECOMPUTE_NONE, 100 } },
+        { { 1200, 300, 32, 200, -1, SIZE_MAX }, { 300, 32, RECOMPUTE_NONE, 300 } },
     };
     struct engine e = { 0 };
     struct err err = { 0 };

@@ -66,9 +66,8 @@ static const char axolotl_lora_notes[] =
     "x.yaml:16:1: 'pad_to_sequence_len' is ignored: nothing is padded\n"
     "x.yaml:32:1: optimizer 'paged_adamw_8bit' runs as adamw with its state in 32 bits\n"
     "x.yaml:39:1: 'tf32' is ignored: fp32 is computed in full precision\n"
-    "x.yaml:51:1: 'saves_per_epoch' is ignored: no checkpoints are written during the run; the "
-    "final and "
-    "the best adapter are\n"
+    "x.yaml:51:1: 'saves_per_epoch' is ignored: save_steps decides (steps, a share of them or a "
+    "time; 0: only when a signal stops the run)\n"
     "x.yaml: ignored, without effect here: trust_remote_code, strict, "
     "dataset_prepared_path, eval_sample_packing, wandb_project, wandb_entity, wandb_log_model, "
     "low_cpu_mem_usage, group_by_length, gradient_checkpointing_kwargs, local_rank, "
@@ -97,9 +96,8 @@ static const char axolotl_qlora_errors[] =
     "x.yaml:7:10: 'adapter' is 'qlora'; 4-bit base weights are not supported: use 'lora'\n"
     "x.yaml:9:1: 'deepspeed' is 'deepspeed_configs/zero2.json'; a run uses one device: remove the "
     "key\n"
-    "x.yaml:10:1: 'early_stopping_patience' is '3'; the run goes on to its last step, and "
-    "output_dir/best "
-    "keeps the best adapter: remove the key";
+    "x.yaml:10:1: 'early_stopping_patience' needs validation data; set 'val_set_size' or "
+    "'test_datasets', or remove the key";
 
 /* Several GPUs, the large model, chat data. */
 static const char axolotl_fsdp[] =

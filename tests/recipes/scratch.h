@@ -154,7 +154,8 @@ static const char every_kind[] =
     "eval_steps: 0.1\nlogging_steps: 1\noutput_dir: \"o \\\\ \\\"\\x85\\u2028#\"\nseed: "
     "9007199254740992\n"
     "device: cpu\nprecision: fp32\ngradient_checkpointing: scan\nchunk_tokens: 5\n"
-    "memory_budget: 1.5GiB\nthreads: 2\nlora_model_dir: 'null'\n";
+    "memory_budget: 1.5GiB\nthreads: 2\nlora_model_dir: 'null'\nsave_steps: 2h\n"
+    "save_total_limit: 0\nresume_from_checkpoint: 'true/x'\nsample_prompts: [a b, \"\\t\"]\n";
 
 #define SCRATCH_TEST(f) cmocka_unit_test_setup_teardown(f, enter_scratch, leave_scratch)
 

@@ -205,6 +205,22 @@ static void wrong_value_names_key_value_and_expectation(void **state)
         { "memory_budget: 99999999999TiB", "16: 'memory_budget' is '99999999999TiB'; expected "
                                            "'auto' or bytes such as 24GiB, 500MB or "
                                            "1000000" },
+        { "save_steps: '10'",
+          "13: 'save_steps' is '10' in quotes; expected a whole number of steps, a share below 1, "
+          "or a time such as 90s, 10m or 2h" },
+        { "save_total_limit: -1",
+          "19: 'save_total_limit' is '-1'; expected a whole number, 0 or more" },
+        { "self_check_steps: 0.5",
+          "19: 'self_check_steps' is '0.5'; expected a whole number, 0 or more" },
+        { "early_stopping_patience: x",
+          "26: 'early_stopping_patience' is 'x'; expected a whole number, 0 or more" },
+        { "sample_max_tokens: 0",
+          "20: 'sample_max_tokens' is '0'; expected a whole number from 1 to 65536" },
+        { "sample_prompts: {a: b}", "17: 'sample_prompts' is a mapping; expected a list of texts" },
+        { "sample_prompts: ''", "17: 'sample_prompts' is ''; expected a list of texts" },
+        { "sample_prompts: [a, '']", "21: 'sample_prompts.1' is ''; expected text" },
+        { "resume_from_checkpoint: ''",
+          "25: 'resume_from_checkpoint' is ''; expected 'auto' or the path of a checkpoint" },
         { "threads: all",
           "10: 'threads' is 'all'; expected 'auto' or a whole number from 0 to 4096" },
         { "output_dir: ''", "13: 'output_dir' is ''; expected a path" },
@@ -325,6 +341,11 @@ static void every_kind_of_value_is_read(void **state)
     assert_int_equal(r->gradient_checkpointing, CHECKPOINTING_SCAN);
     assert_int_equal(r->memory_budget, 1610612736);
     assert_string_equal(r->lora_model_dir, "null");
+    assert_true(r->save_steps.seconds == 7200);
+    assert_int_equal(r->save_total_limit, 0);
+    assert_string_equal(r->resume_from_checkpoint, "true/x");
+    assert_int_equal(r->n_sample_prompt, 2);
+    assert_string_equal(r->sample_prompts[1], "\t");
     unload(&l);
 }
 

@@ -175,18 +175,176 @@ static void keys_that_exclude_each_other(void **state)
     }
 }
 
+static void choosing_by_validation_loss_needs_validations(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *lines, *message;
+    } table[] = {
+        { "early_stopping_patience: 3\n",
+          "x.yaml:3:1: 'early_stopping_patience' needs validation data; set 'val_set_size' or "
+          "'test_datasets', or remove the key" },
+        { "load_best: true\n", "x.yaml:3:1: 'load_best' needs validation data; set 'val_set_size' "
+                               "or 'test_datasets', or remove the key" },
+        { "early_stopping_patience: 3\nval_set_size: 0.1\n",
+          "x.yaml:3:1: 'early_stopping_patience' needs validations during the run; set "
+          "'eval_steps' or 'evals_per_epoch', or remove the key" },
+        { "load_best: true\ntest_datasets: v.jsonl\n",
+          "x.yaml:3:1: 'load_best' needs validations during the run; set 'eval_steps' or "
+          "'evals_per_epoch', or remove the key" },
+        { "early_stopping_patience: 0\nload_best: false\n", "" },
+        { "early_stopping_patience:\nload_best:\n", "" },
+        { "load_best: true\nearly_stopping_patience: 1\nval_set_size: 2\neval_steps: 0.1\n", "" },
+        { "load_best: true\ntest_datasets: v.jsonl\nevals_per_epoch: 2\n", "" },
+    };
+    for (size_t i = 0; i < COUNT(table); i++) {
+        char text[512];
+        snprintf(text, sizeof text, HEAD "%s", table[i].lines);
+        expect_errors(text, table[i].message);
+    }
+    /* who only asks for the model, is not asked for data */
+    struct loaded l;
+    write_text("x.yaml", "base_model: a/b\nload_best: true\n");
+    assert_true(recipe_load("x.yaml", NULL, 0, RECIPE_NEED_MODEL, &l.recipe, &l.report));
+    unload(&l);
+}
+
+static void saving_has_its_keys(void **state)
+{
+    (void)state;
+    struct loaded l = load_good(HEAD);
+    assert_true(l.recipe.save_steps.seconds == 600 && l.recipe.save_steps.steps == 0);
+    assert_int_equal(l.recipe.save_total_limit, 2);
+    assert_int_equal(l.recipe.self_check_steps, 0);
+    assert_int_equal(l.recipe.early_stopping_patience, 0);
+    assert_int_equal(l.recipe.n_sample_prompt, 0);
+    assert_int_equal(l.recipe.sample_max_tokens, 64);
+    assert_null(l.recipe.resume_from_checkpoint);
+    assert_false(l.recipe.overwrite_output_dir || l.recipe.load_best);
+    unload(&l);
+    l = load_good(HEAD "save_every: 5\nsave_total_limit: 7\nself_check_steps: 100\n"
+                       "overwrite_output_dir: true\nload_best_model_at_end: true\n"
+                       "early_stopping_patience: 4\nval_set_size: 1\neval_steps: 2\n"
+                       "sample_prompts: [\"a\\nb\", 'c, d', 7]\nsample_max_tokens: 65536\n");
+    assert_true(l.recipe.save_steps.steps == 5 && l.recipe.save_steps.seconds == 0);
+    assert_int_equal(l.recipe.save_total_limit, 7);
+    assert_int_equal(l.recipe.self_check_steps, 100);
+    assert_int_equal(l.recipe.early_stopping_patience, 4);
+    assert_true(l.recipe.overwrite_output_dir && l.recipe.load_best);
+    assert_int_equal(l.recipe.n_sample_prompt, 3);
+    assert_string_equal(l.recipe.sample_prompts[0], "a\nb");
+    assert_string_equal(l.recipe.sample_prompts[1], "c, d");
+    assert_string_equal(l.recipe.sample_prompts[2], "7");
+    assert_int_equal(l.recipe.sample_max_tokens, 65536);
+    expect_list(&l.report.notes, "x.yaml:3:1: 'save_every' is read as 'save_steps'\n"
+                                 "x.yaml:7:1: 'load_best_model_at_end' is read as 'load_best'");
+    unload(&l);
+    l = load_good(HEAD "save_total_limit:\nsave_steps: 0\nsample_prompts: one, text\n"
+                       "val_set_size: 1\n");
+    assert_int_equal(l.recipe.save_total_limit, 0);
+    assert_true(l.recipe.save_steps.steps == 0 && l.recipe.save_steps.seconds == 0);
+    assert_int_equal(l.recipe.n_sample_prompt, 1);
+    assert_string_equal(l.recipe.sample_prompts[0], "one, text");
+    unload(&l);
+    l = load_good(HEAD "save_strategy: epoch\nsaves_per_epoch: 2\nsave_only_model: true\n"
+                       "ignore_data_skip: true\nsample_prompts: []\n");
+    expect_list(&l.report.notes,
+                "x.yaml:3:1: 'save_strategy' is ignored: save_steps decides (steps, a share of "
+                "them or a time; 0: only when a signal stops the run)\n"
+                "x.yaml:4:1: 'saves_per_epoch' is ignored: save_steps decides (steps, a share of "
+                "them or a time; 0: only when a signal stops the run)\n"
+                "x.yaml:5:1: 'save_only_model' is ignored: a checkpoint is whole, or no run could "
+                "go on from it\n"
+                "x.yaml:6:1: 'ignore_data_skip' is ignored: a resumed run goes on at the record "
+                "where it was");
+    unload(&l);
+}
+
+static void save_steps_is_a_count_a_share_or_a_time(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *value;
+        double steps, seconds;
+    } good[] = {
+        { "25", 25, 0 },    { "1e3", 1000, 0 },      { "0.25", 0.25, 0 }, { "0", 0, 0 },
+        { "90s", 0, 90 },   { "10m", 0, 600 },       { "1.5h", 0, 5400 }, { "2d", 0, 172800 },
+        { "'7m'", 0, 420 }, { "366d", 0, 31622400 },
+    };
+    for (size_t i = 0; i < COUNT(good); i++) {
+        char text[128];
+        snprintf(text, sizeof text, HEAD "save_steps: %s\n", good[i].value);
+        struct loaded l = load_good(text);
+        assert_true(l.recipe.save_steps.steps == good[i].steps);
+        assert_true(l.recipe.save_steps.seconds == good[i].seconds);
+        unload(&l);
+    }
+    static const char *const bad[] = { "-1", "1.5", "10min", "m",    "0s",   "-5m",  "1.2.3h",
+                                       ".s", "10M", "nan",   "1e3s", "10 m", "367d", "1e999" };
+    for (size_t i = 0; i < COUNT(bad); i++) {
+        char text[128], expected[256];
+        snprintf(text, sizeof text, HEAD "save_steps: %s\n", bad[i]);
+        snprintf(expected, sizeof expected,
+                 "x.yaml:3:13: 'save_steps' is '%s'; expected a whole number of steps, a share "
+                 "below 1, or a time such as 90s, 10m or 2h",
+                 bad[i]);
+        expect_errors(text, expected);
+    }
+}
+
+static void resume_is_auto_or_a_path(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *line, *read; /* NULL: a new run */
+    } table[] = {
+        { "resume_from_checkpoint: auto", "auto" },
+        { "resume_from_checkpoint: true", "auto" },
+        { "resume_from_checkpoint: false", NULL },
+        { "resume_from_checkpoint:", NULL },
+        { "resume_from_checkpoint: out/checkpoint-5", "sub/out/checkpoint-5" },
+        { "resume_from_checkpoint: ./auto", "sub/auto" },
+        { "auto_resume_from_checkpoints: true", "auto" },
+        { "auto_resume_from_checkpoints: false", NULL },
+        { "auto_resume_from_checkpoints:", NULL },
+    };
+    struct err err = { 0 };
+    assert_true(file_make_directory("sub", &err));
+    for (size_t i = 0; i < COUNT(table); i++) {
+        char text[256];
+        snprintf(text, sizeof text, HEAD "%s\n", table[i].line);
+        write_text("sub/x.yaml", text);
+        struct loaded l;
+        assert_true(recipe_load("sub/x.yaml", NULL, 0, RECIPE_NEED_TRAIN, &l.recipe, &l.report));
+        if (table[i].read == NULL)
+            assert_null(l.recipe.resume_from_checkpoint);
+        else
+            assert_string_equal(l.recipe.resume_from_checkpoint, table[i].read);
+        unload(&l);
+    }
+    expect_errors(HEAD "auto_resume_from_checkpoints: newest\n",
+                  "x.yaml:3:31: 'auto_resume_from_checkpoints' is 'newest'; expected true or "
+                  "false");
+    expect_errors(HEAD "resume_from_checkpoint: [a]\n",
+                  "x.yaml:3:25: 'resume_from_checkpoint' is a list; expected 'auto' or the path of "
+                  "a checkpoint");
+}
+
 static void keys_without_effect_are_noted(void **state)
 {
     (void)state;
     struct loaded l = load_good(HEAD "max_steps: 5\nnum_epochs: 2\nevals_per_epoch: 1\n"
-                                     "loraplus_lr_embedding: 1e-5\noptimizer: adamw_bnb_8bit\n");
+                                     "loraplus_lr_embedding: 1e-5\noptimizer: adamw_bnb_8bit\n"
+                                     "sample_prompts: [a]\n");
     expect_list(
         &l.report.notes,
         "x.yaml:7:1: optimizer 'adamw_bnb_8bit' runs as adamw with its state in 32 bits\n"
         "x.yaml:4:1: 'max_steps' is set and decides; 'num_epochs' has no effect\n"
         "x.yaml:6:1: 'loraplus_lr_embedding' has no effect without 'loraplus_lr_ratio'\n"
         "x.yaml:5:1: 'evals_per_epoch' has no effect without validation data (val_set_size or "
-        "test_datasets)");
+        "test_datasets)\n"
+        "x.yaml:8:1: 'sample_prompts' has no effect without validation data (val_set_size or "
+        "test_datasets): they are continued at validations");
     unload(&l);
 }
 
@@ -236,7 +394,8 @@ static void refused_keys_may_ask_for_nothing(void **state)
         HEAD "load_in_4bit: false\nload_in_8bit: no\nuse_dora: false\nlora_modules_to_save: []\n"
              "lora_bias: none\ndeepspeed: ''\nfsdp:\nfsdp_config: {a: }\nspecial_tokens: "
              "{pad_token: x}\n"
-             "neftune_noise_alpha: 0.0\nresume_from_checkpoint: false\nfp16: off\nplugins: []\n");
+             "neftune_noise_alpha: 0.0\nearly_stopping_threshold: 0.0\nfp16: off\nplugins: []\n"
+             "metric_for_best_model: eval_loss\ngreater_is_better: false\n");
     expect_list(&l.report.notes, "");
     unload(&l);
 }
@@ -266,10 +425,13 @@ static void refused_keys_name_the_way_out(void **state)
           "'fp16' is 'true'; Jamba's activations overflow it: use 'precision: bf16' or "
           "'fp32'" },
         { "rl: dpo", "'rl' is 'dpo'; only next-token loss is trained: remove the key" },
-        { "resume_from_checkpoint: out/checkpoint-5",
-          "'resume_from_checkpoint' is 'out/checkpoint-5'; a run cannot be resumed yet; "
-          "lora_model_dir "
-          "continues from an adapter" },
+        { "early_stopping_threshold: 0.1",
+          "'early_stopping_threshold' is '0.1'; any lower validation loss counts: remove the key" },
+        { "metric_for_best_model: accuracy",
+          "'metric_for_best_model' is 'accuracy'; the best adapter is the one of the lowest "
+          "validation loss: remove the key" },
+        { "greater_is_better: true", "'greater_is_better' is 'true'; the best adapter is the one "
+                                     "of the lowest validation loss: remove the key" },
     };
     for (size_t i = 0; i < COUNT(table); i++) {
         char text[512], expected[512];
@@ -429,6 +591,10 @@ int main(void)
         SCRATCH_TEST(conversations_have_their_keys),
         SCRATCH_TEST(alias_beside_its_key_is_an_error),
         SCRATCH_TEST(keys_that_exclude_each_other),
+        SCRATCH_TEST(choosing_by_validation_loss_needs_validations),
+        SCRATCH_TEST(saving_has_its_keys),
+        SCRATCH_TEST(save_steps_is_a_count_a_share_or_a_time),
+        SCRATCH_TEST(resume_is_auto_or_a_path),
         SCRATCH_TEST(keys_without_effect_are_noted),
         SCRATCH_TEST(every_error_is_reported_up_to_a_limit),
         SCRATCH_TEST(axolotl_lora_recipe_runs),

@@ -54,6 +54,10 @@ static void dump_loads_again_to_the_same_recipe(void **state)
         "chat_template: t.jinja\nchat_template_kwargs: {a: [1, 2.0, 1.5e300, 'no', "
         "\"\\t\\u2028\"], "
         "'b c': {}, d: null, e: true}\n",
+        "save_steps: 90m\nresume_from_checkpoint: auto\nsample_prompts: [a, \"b\\n\", 'true']\n",
+        "save_steps: 0.25\nresume_from_checkpoint: out/checkpoint-5\nsave_total_limit:\n",
+        "save_steps: 1.23456789s\nauto_resume_from_checkpoints: false\nsample_prompts: one text\n",
+        "load_best: true\nearly_stopping_patience: 2\nval_set_size: 1\neval_steps: 5\n",
     };
     for (size_t i = 0; i < COUNT(tails); i++) {
         char text[512];

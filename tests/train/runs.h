@@ -113,6 +113,7 @@ static inline bool run_try_open(struct run *r, const char *folder, const char *o
     snprintf(path, sizeof path, "%s/train.yaml", folder);
     snprintf(output, sizeof output, "output_dir=%s/%s", folder, out);
     overrides[n++] = output;
+    overrides[n++] = "overwrite_output_dir=true"; /* unless a key of the test's says otherwise */
     for (; keys != NULL && *keys != NULL; keys++) {
         assert_true(n < RUNS_MAX_KEYS);
         overrides[n++] = *keys;
@@ -120,7 +121,7 @@ static inline bool run_try_open(struct run *r, const char *folder, const char *o
     *r = (struct run){ 0 };
     if (!recipe_load(path, overrides, n, RECIPE_NEED_TRAIN, &r->recipe, &r->report))
         fail_msg("%s", r->report.errors.item[0]);
-    return trainer_open(&r->t, &r->recipe, &r->err);
+    return trainer_open(&r->t, &r->recipe, NULL, &r->err);
 }
 
 static inline void run_open(struct run *r, const char *folder, const char *out,
@@ -161,7 +162,7 @@ static inline char *runs_path(const char *folder, const char *out, const char *n
     return path;
 }
 
-/* metrics.jsonl as a list of objects; caller json_decref()s. */
+/* metrics.jsonl as a list of objects, its events left out; caller json_decref()s. */
 static inline json_t *runs_metrics(const char *folder, const char *out)
 {
     struct err err = { 0 };
@@ -174,7 +175,9 @@ static inline json_t *runs_metrics(const char *folder, const char *out)
         json_t *object = json_parse(line, (size_t)(end - line), path, &err);
         if (object == NULL)
             fail_msg("%s", err.text);
-        json_array_append_new(list, object);
+        if (json_object_get(object, "event") == NULL)
+            json_array_append(list, object);
+        json_decref(object);
     }
     free(data);
     free(path);

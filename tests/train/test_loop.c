@@ -49,7 +49,8 @@ static void check_step_line(json_t *line, const struct run *r, int number)
     static const char *const keys[] = { "step",     "epoch",          "loss",
                                         "aux_loss", "learning_rate",  "grad_norm",
                                         "tokens",   "trained_tokens", "tokens_per_second",
-                                        "seconds",  "memory_bytes",   NULL };
+                                        "seconds",  "memory_bytes",   "blocks",
+                                        NULL };
     expect_keys(line, keys);
     assert_int_equal(json_integer_value(json_object_get(line, "step")), number);
     expect_near(runs_number(line, "epoch"), number / 4.0); /* 16 documents, four a step */
@@ -250,11 +251,11 @@ static void check_adapters(const char *folder, const char *const *keys, bool imp
     run_open(&r, folder, "out", keys);
     assert_true(run_go(&r, NULL));
     char *out = runs_path(folder, "out", ""), *best = runs_path(folder, "out", "best");
-    assert_int_equal(r.t.last_loss < r.t.first_loss, improves);
-    assert_int_equal(r.t.best_step > 0, improves);
-    assert_true(r.t.best_loss <= fmin(r.t.first_loss, r.t.last_loss));
-    expect_loss(validation_loss(&r, out), r.t.last_loss);
-    expect_loss(validation_loss(&r, best), r.t.best_loss);
+    assert_int_equal(r.t.state.last_loss < r.t.state.first_loss, improves);
+    assert_int_equal(r.t.state.best_step > 0, improves);
+    assert_true(r.t.state.best_loss <= fmin(r.t.state.first_loss, r.t.state.last_loss));
+    expect_loss(validation_loss(&r, out), r.t.state.last_loss);
+    expect_loss(validation_loss(&r, best), r.t.state.best_loss);
     free(out);
     free(best);
     run_close(&r);

@@ -103,14 +103,14 @@ static struct train_watch watch_of(struct watcher *w)
     };
 }
 
-/* The adapter in folder/out is the one in memory, whole. */
-static void expect_whole_adapter(const struct run *r, const char *folder)
+/* The adapter in folder/name is the one in memory, whole. */
+static void expect_whole_adapter(const struct run *r, const char *folder, const char *name)
 {
     struct err err = { 0 };
     struct engine e = { 0 };
     const struct plan_shape shape = { 8, 8, RECOMPUTE_LAYER, 0 };
     struct engine_memory memory = { .shape = shape };
-    char *out = runs_path(folder, "out", "");
+    char *out = runs_path(folder, name, "");
     const struct engine_options options = { .base_model = r->recipe.base_model,
                                             .compute = { .device = COMPUTE_CPU, .threads = 1 } };
     REQUIRE(engine_open(&e, &options, &err) && engine_choose_from(&e, out, &err));
@@ -171,9 +171,9 @@ static void a_step_with_a_bad_document_is_left_out_and_named(void **state)
         assert_string_equal(json_string_value(json_object_get(line, "grad_norm")), "NaN");
         assert_int_equal(count_marked(line), 2);
     }
-    assert_true(w.n_applied == 6 && w.n_left_out == 2 && r.t.n_applied == 6 &&
-                r.t.n_nonfinite == 2);
-    expect_whole_adapter(&r, folder);
+    assert_true(w.n_applied == 6 && w.n_left_out == 2 && r.t.state.n_applied == 6 &&
+                r.t.state.n_nonfinite == 2);
+    expect_whole_adapter(&r, folder, "out");
     json_decref(lines);
     test_release(w.before);
     run_close(&r);
@@ -232,7 +232,7 @@ static void check_numerics(const struct poison *p)
         "stopped after 2 steps with a non-finite loss or gradient (max_nonfinite_steps); none of "
         "them was applied. The steps and their documents are in DIR/out/metrics.jsonl; lower "
         "learning_rate, or look at those documents");
-    assert_true(w.n_applied == 0 && w.n_left_out == 2 && r.t.step == 2);
+    assert_true(w.n_applied == 0 && w.n_left_out == 2 && r.t.state.step == 2);
     json_t *lines = runs_metrics(folder, "out");
     assert_int_equal(json_array_size(lines), 3);
     for (size_t i = 1; i < 3; i++) { /* after the first evaluation */
@@ -240,7 +240,7 @@ static void check_numerics(const struct poison *p)
         assert_int_equal(json_is_number(json_object_get(line, "loss")), p->finite_loss);
         assert_int_equal(json_is_number(json_object_get(line, "grad_norm")), p->finite_norm);
     }
-    expect_whole_adapter(&r, folder);
+    expect_whole_adapter(&r, folder, "out/checkpoint-2");
     json_decref(lines);
     test_release(w.before);
     run_close(&r);
@@ -304,9 +304,9 @@ static void a_huge_rate_ends_in_numerics_not_in_silence(void **state)
     json_t *lines = runs_metrics(folder, "out"),
            *last = json_array_get(lines, json_array_size(lines) - 1);
     assert_true(json_is_false(json_object_get(last, "applied")));
-    assert_int_equal(r.t.best_step, 0);
+    assert_int_equal(r.t.state.best_step, 0);
     if (!REAL_IS_DOUBLE) /* 1e300 has no place in a file of floats */
-        expect_whole_adapter(&r, folder);
+        expect_whole_adapter(&r, folder, "out/checkpoint-3");
     json_decref(lines);
     test_release(w.before);
     run_close(&r);
@@ -315,14 +315,19 @@ static void a_huge_rate_ends_in_numerics_not_in_silence(void **state)
 
 /* ---- being stopped ---- */
 
-static void check_stopped(struct run *r, const char *folder, int64_t steps, const char *message)
+static void check_stopped(struct run *r, const char *folder, int64_t steps, int64_t of)
 {
-    char have[ERR_TEXT_SIZE];
+    char have[ERR_TEXT_SIZE], want[256], name[64];
+    snprintf(want, sizeof want,
+             "stopped by a signal after step %d of %d; DIR/out/checkpoint-%d is whole: --resume "
+             "goes on from there",
+             (int)steps, (int)of, (int)steps);
+    snprintf(name, sizeof name, "out/checkpoint-%d", (int)steps);
     tiny_message(have, &r->err, folder);
     assert_int_equal(r->err.code, ERR_STOPPED);
-    assert_string_equal(have, message);
-    assert_int_equal(r->t.step, steps);
-    expect_whole_adapter(r, folder);
+    assert_string_equal(have, want);
+    assert_int_equal(r->t.state.step, steps);
+    expect_whole_adapter(r, folder, name);
 }
 
 static void a_stop_after_a_step_leaves_the_adapter_of_that_step(void **state)
@@ -334,15 +339,14 @@ static void a_stop_after_a_step_leaves_the_adapter_of_that_step(void **state)
     const struct train_watch watch = watch_of(&w);
     run_open(&r, folder, "out", KEYS("max_steps=50", "lora_dropout=0.1"));
     assert_false(run_go(&r, &watch));
-    check_stopped(&r, folder, 3,
-                  "stopped by a signal after step 3 of 50; the adapter so far is in DIR/out");
+    check_stopped(&r, folder, 3, 50);
     run_close(&r);
     test_release(w.before);
     json_t *lines = runs_metrics(folder, "out");
     assert_int_equal(json_array_size(lines), 4); /* the first evaluation and three steps */
     json_decref(lines);
     run_whole(folder, "three", KEYS("max_steps=3", "lora_dropout=0.1"));
-    assert_true(runs_same_adapter(folder, "out", "three"));
+    assert_true(runs_same_adapter(folder, "out/checkpoint-3", "three"));
     tiny_scratch_remove(folder);
 }
 
@@ -357,9 +361,8 @@ static void a_stop_before_the_first_step_leaves_the_adapter_it_began_with(void *
         const struct train_watch watch = watch_of(&w);
         run_open(&r, folder, "out", KEYS("max_steps=50"));
         assert_false(run_go(&r, &watch));
-        check_stopped(&r, folder, 0,
-                      "stopped by a signal after step 0 of 50; the adapter so far is in DIR/out");
-        assert_int_equal(r.t.n_eval, i);
+        check_stopped(&r, folder, 0, 50);
+        assert_int_equal(r.t.state.n_eval, i);
         run_close(&r);
         if (w.before != NULL)
             test_release(w.before);
@@ -377,9 +380,8 @@ static void a_stop_at_the_last_step_leaves_out_the_last_evaluation(void **state)
     const struct train_watch watch = watch_of(&w);
     run_open(&r, folder, "out", KEYS("max_steps=2"));
     assert_false(run_go(&r, &watch));
-    check_stopped(&r, folder, 2,
-                  "stopped by a signal after step 2 of 2; the adapter so far is in DIR/out");
-    assert_int_equal(r.t.n_eval, 1);
+    check_stopped(&r, folder, 2, 2);
+    assert_int_equal(r.t.state.n_eval, 1);
     run_close(&r);
     test_release(w.before);
     tiny_scratch_remove(folder);

@@ -29,6 +29,43 @@ static void malformed_text_is_named(void **state)
     }
 }
 
+/* jansson would read "[1]" and the zero byte behind it. */
+static void a_zero_byte_is_no_white_space(void **state)
+{
+    (void)state;
+    static const char *const cases[] = { "[1]\0", "[1\0]", "12\0 " };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct err err = { 0 };
+        assert_null(json_parse(cases[i], 4, "x", &err));
+        assert_true(strstr(err.text, "x: not valid JSON: has a zero byte, at byte ") == err.text);
+        assert_int_equal(err.code, ERR_DATA);
+    }
+}
+
+/* Lists in brackets, and the same in a string, which takes no more than its size. */
+static void text_that_would_fill_memory_is_refused(void **state)
+{
+    (void)state;
+    enum { N = 5 << 20 };
+    char *text = malloc(N);
+    assert_non_null(text);
+    for (int i = 0; i < N; i++)
+        text[i] = i % 3 == 0 ? ',' : i % 3 == 1 ? '[' : ']';
+    text[0] = '[';
+    text[N - 1] = ']';
+    struct err err = { 0 };
+    assert_null(json_parse(text, N, "x", &err));
+    assert_string_equal(err.text, "x: has so many values that they would take more than 192 MiB of "
+                                  "memory");
+    assert_int_equal(err.code, ERR_DATA);
+    text[0] = text[N - 1] = '"';
+    memcpy(text + 9, "\\\"", 2); /* its end is not here */
+    json_t *value = json_parse(text, N, "x", &err);
+    assert_int_equal(json_string_length(value), N - 3);
+    json_decref(value);
+    free(text);
+}
+
 static void a_byte_order_mark_is_skipped(void **state)
 {
     (void)state;
@@ -83,6 +120,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(malformed_text_is_named),
+        cmocka_unit_test(a_zero_byte_is_no_white_space),
+        cmocka_unit_test(text_that_would_fill_memory_is_refused),
         cmocka_unit_test(a_byte_order_mark_is_skipped),
         cmocka_unit_test(running_out_of_memory_is_an_error_with_a_text),
     };

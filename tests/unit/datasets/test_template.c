@@ -251,6 +251,23 @@ static void a_checkpoint_without_a_usable_template_is_a_problem_of_conversations
     template_free(t);
 }
 
+static void a_template_of_more_than_a_mebibyte_is_not_parsed(void **state)
+{
+    struct scratch *s = *state;
+    static const char head[] = "{\"chat_template\":\"", tail[] = "\"}";
+    const size_t n = (1 << 20) + 1;
+    char *json = malloc(sizeof head + n + sizeof tail);
+    assert_non_null(json);
+    memcpy(json, head, sizeof head);
+    memset(json + sizeof head - 1, 'x', n);
+    memcpy(json + sizeof head - 1 + n, tail, sizeof tail);
+    scratch_write_text(s, CONFIG, json);
+    free(json);
+    expect_problem(s, false,
+                   "/tokenizer_config.json: chat_template: has 1048577 bytes; at most 1048576 are "
+                   "expected of a template");
+}
+
 static void a_chosen_template_that_cannot_be_used_is_refused_at_once(void **state)
 {
     struct scratch *s = *state;
@@ -360,6 +377,7 @@ int main(void)
         SCRATCH_TEST(the_date_is_the_recipes),
         SCRATCH_TEST(what_is_no_date_is_refused),
         SCRATCH_TEST(a_checkpoint_without_a_usable_template_is_a_problem_of_conversations),
+        SCRATCH_TEST(a_template_of_more_than_a_mebibyte_is_not_parsed),
         SCRATCH_TEST(a_chosen_template_that_cannot_be_used_is_refused_at_once),
         SCRATCH_TEST(without_a_checkpoint_there_is_none),
         SCRATCH_TEST(a_frame_is_learnt),

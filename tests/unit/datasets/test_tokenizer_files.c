@@ -141,10 +141,10 @@ static void malformed_models_are_refused(void **state)
           "model: \"vocab\" is a list; expected an object of pieces and ids" },
         { "\"vocab\":{", "\"vocap\":{", "model: \"vocap\" is not a setting that is known here" },
         { "\"b\":2", "\"b\":1", "model.vocab: \"a\" and \"b\" have the same id 1" },
-        { "\"b\":2", "\"b\":-2", "model.vocab: \"b\" has no id from 0 to 16777215" },
-        { "\"b\":2", "\"b\":16777216", "model.vocab: \"b\" has no id from 0 to 16777215" },
-        { "\"b\":2", "\"b\":2.0", "model.vocab: \"b\" has no id from 0 to 16777215" },
-        { "\"b\":2", "\"b\":\"2\"", "model.vocab: \"b\" has no id from 0 to 16777215" },
+        { "\"b\":2", "\"b\":-2", "model.vocab: \"b\" has no id from 0 to 4194303" },
+        { "\"b\":2", "\"b\":4194304", "model.vocab: \"b\" has no id from 0 to 4194303" },
+        { "\"b\":2", "\"b\":2.0", "model.vocab: \"b\" has no id from 0 to 4194303" },
+        { "\"b\":2", "\"b\":\"2\"", "model.vocab: \"b\" has no id from 0 to 4194303" },
         { "[\"a b\"]", "{}", "model: \"merges\" is an object; expected a list" },
         { ",\"merges\":[\"a b\"]", "", "model: \"merges\" is missing; expected a list" },
         { "[\"a b\"]", "[\"a b\",\"ab\"]",
@@ -185,7 +185,7 @@ static void malformed_added_tokens_are_refused(void **state)
           "added_tokens[0]: \"content\" has a NUL character; none is expected" },
         { "\"id\":0,\"content\"", "\"content\"", "added_tokens[0]: \"id\" is missing" },
         { "\"id\":0,\"content\"", "\"id\":-1,\"content\"",
-          "added_tokens[0]: \"id\" is -1; expected 0 to 16777215" },
+          "added_tokens[0]: \"id\" is -1; expected 0 to 4194303" },
         { "\"id\":0,\"content\"", "\"id\":1,\"content\"",
           "added_tokens[0]: \"<s>\" has id 1; tokens that the vocabulary lacks are numbered on "
           "from its size, "

@@ -38,7 +38,8 @@ static int open_fixture(void **state)
     config.vocab_size = tokenizer_vocab_size(f.tokenizer);
     tiny_config_derive(&config);
     tiny_checkpoint_write(f.folder, &config, &(struct tiny_options){ .n_shard = 1 });
-    const struct engine_options options = { .base_model = f.folder, .compute = { .device = COMPUTE_CPU, .threads = 1 } };
+    const struct engine_options options = { .base_model = f.folder,
+                                            .compute = { .device = COMPUTE_CPU, .threads = 1 } };
     require(engine_open(&f.engine, &options, &err), &err);
     require(engine_allocate_generation(&f.engine, 4, NULL, &err), &err);
     *state = &f;
@@ -289,6 +290,115 @@ static void end_tokens_come_from_three_files(void **state)
     }
 }
 
+/* ---- how a text ended ---- */
+
+struct interrupting {
+    volatile sig_atomic_t raised;
+    int at; /* raised in this call */
+};
+
+static bool interrupt(void *context, const char *bytes, size_t n, struct err *err)
+{
+    struct interrupting *i = context;
+    (void)bytes, (void)n, (void)err;
+    i->raised = --i->at == 0;
+    return true;
+}
+
+static void a_raised_flag_ends_the_text_at_the_next_token(void **state)
+{
+    struct fixture *f = *state;
+    for (int at = 0; at < 6; at += 5) {
+        struct interrupting i = { .raised = at == 0, .at = at };
+        struct token_list ids = { 0 };
+        struct err err = { 0 };
+        struct generation g = generation(f, (struct sampling){ .greedy = true }, NULL);
+        g.emit = interrupt;
+        g.context = &i;
+        g.interrupt = &i.raised;
+        encode(f, "Once", &ids);
+        struct text_run *run = text_run_new(&g, &err);
+        require(run != NULL && text_run_feed(run, ids.ids, ids.n, &err) &&
+                    text_run_write(run, &err),
+                &err);
+        assert_int_equal(text_run_end(run), TEXT_END_STOPPED);
+        /* A call may be of several tokens, and the last one comes when the text has ended. */
+        assert_in_range(text_run_written(run), at, at == 0 ? 0 : N_NEW - 1);
+        text_run_free(run);
+        token_list_free(&ids);
+    }
+}
+
+static void a_text_says_why_it_ended_and_how_long_it_is(void **state)
+{
+    struct fixture *f = *state;
+    const struct sampling greedy = { .greedy = true };
+    struct token_list ids = { 0 };
+    encode(f, "Once", &ids);
+    const int64_t n = ids.n;
+    continue_by_hand(f, greedy, &ids);
+    for (int ended = 0; ended < 2; ended++) {
+        struct sink sink = { 0 };
+        struct err err = { 0 };
+        struct end_tokens end = { .id = { ids.ids[n] }, .n = 1 };
+        struct generation g = generation(f, greedy, &sink);
+        if (ended)
+            g.end = &end;
+        struct text_run *run = text_run_new(&g, &err);
+        require(run != NULL && text_run_feed(run, ids.ids, n, &err) && text_run_write(run, &err),
+                &err);
+        assert_int_equal(text_run_end(run), ended ? TEXT_END_TOKEN : TEXT_END_LENGTH);
+        assert_int_equal(text_run_written(run), ended ? 0 : N_NEW);
+        text_run_free(run);
+        text_free(&sink.text);
+    }
+    token_list_free(&ids);
+}
+
+/* ---- prompts ---- */
+
+static void a_prompt_is_bos_at_least_and_open_at_its_end(void **state)
+{
+    struct fixture *f = *state;
+    struct err err = { 0 };
+    struct tokenizer *plain = tokenizer_open("tests/fixtures/tokenizers/metaspace", &err);
+    require(plain != NULL, &err);
+    const int32_t bos = tokenizer_bos(f->tokenizer);
+    const struct end_tokens end = { .id = { 7, 8, bos }, .n = 3 };
+    const struct {
+        const struct tokenizer *tokenizer;
+        int64_t config_bos;
+        int32_t before[4], after[4];
+        int64_t n_before, n_after; /* n_after 0: refused */
+    } cases[] = {
+        { f->tokenizer, -1, { 7, 9 }, { 7, 9 }, 2, 2 },
+        { f->tokenizer, -1, { 9, 7, 8 }, { 9 }, 3, 1 },
+        { f->tokenizer, -1, { bos }, { bos }, 1, 1 }, /* BOS ends nothing */
+        { f->tokenizer, 5, { 0 }, { bos }, 0, 1 },
+        { plain, 5, { 8 }, { 5 }, 1, 1 },
+        { plain, -1, { 0 }, { 0 }, 0, 0 },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const struct jamba_config config = { .bos_token_id = cases[i].config_bos };
+        struct token_list prompt = { 0 };
+        err = (struct err){ 0 };
+        for (int64_t t = 0; t < cases[i].n_before; t++)
+            assert_true(token_list_add(&prompt, cases[i].before[t], 0));
+        const bool ok = generate_finish_prompt(cases[i].tokenizer, &config, &end, &prompt, &err);
+        assert_int_equal(ok, cases[i].n_after > 0);
+        assert_int_equal(prompt.n, cases[i].n_after);
+        for (int64_t t = 0; t < prompt.n; t++)
+            assert_int_equal(prompt.ids[t], cases[i].after[t]);
+        if (!ok)
+            assert_string_equal(err.text, "the prompt is empty, and the model has no BOS token to "
+                                          "begin with; give a text");
+        token_list_free(&prompt);
+    }
+    tokenizer_free(plain);
+}
+
+/* ---- the files ---- */
+
 static void malformed_generation_configs_are_refused(void **state)
 {
     struct fixture *f = *state;
@@ -337,6 +447,9 @@ int main(void)
         cmocka_unit_test(an_end_token_ends_the_text_and_is_not_shown),
         cmocka_unit_test(the_number_of_new_tokens_is_a_limit),
         cmocka_unit_test(a_failing_sink_ends_the_text_with_its_error),
+        cmocka_unit_test(a_raised_flag_ends_the_text_at_the_next_token),
+        cmocka_unit_test(a_text_says_why_it_ended_and_how_long_it_is),
+        cmocka_unit_test(a_prompt_is_bos_at_least_and_open_at_its_end),
         cmocka_unit_test(end_tokens_come_from_three_files),
         cmocka_unit_test(malformed_generation_configs_are_refused),
     };

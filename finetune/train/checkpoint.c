@@ -1,0 +1,387 @@
+#define _GNU_SOURCE /* renameat2 */
+#include "finetune/train/checkpoint.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "kernels/core/file.h"
+#include "kernels/core/json.h"
+#include "kernels/core/sha256.h"
+
+enum { FORMAT = 1, MANIFEST_LIMIT = 1 << 16 };
+
+static const char prefix[] = "checkpoint-";
+static const char temporary[] = ".tmp";
+
+/* What a manifest names, no more and no less. */
+static const char *const names[] = { PEFT_CONFIG_NAME, PEFT_TENSORS_NAME, "recipe.yaml",
+                                     STATE_NAME };
+enum { N_NAME = sizeof names / sizeof *names };
+
+size_t checkpoint_bytes(int64_t n_param, int64_t n_slot)
+{
+    const size_t of_texts = 1 << 18, of_names = 512;
+    return (size_t)n_param * (sizeof(float) + 3 * sizeof(real)) + (size_t)n_slot * of_names +
+           of_texts;
+}
+
+char *checkpoint_path(const char *output_dir, int64_t step)
+{
+    char name[48];
+    snprintf(name, sizeof name, "%s%" PRId64, prefix, step);
+    return file_join(output_dir, name);
+}
+
+/* ---- the manifest ---- */
+
+static bool add_file(json_t *files, const char *dir, const char *name, struct err *err)
+{
+    char hex[SHA256_HEX_SIZE], *path = file_join(dir, name);
+    uint64_t size = 0;
+    bool ok = path != NULL || err_no_memory(err, dir);
+    ok = ok && sha256_file(path, hex, &size, err);
+    if (ok &&
+        json_object_set_new(files, name,
+                            json_pack("{s:I,s:s}", "bytes", (json_int_t)size, "sha256", hex)) != 0)
+        ok = err_no_memory(err, dir);
+    free(path);
+    return ok;
+}
+
+static bool write_manifest(const char *dir, struct err *err)
+{
+    json_t *files = json_object(), *root = json_object();
+    bool ok = (files != NULL && root != NULL) || err_no_memory(err, dir);
+    for (int i = 0; ok && i < N_NAME; i++)
+        ok = add_file(files, dir, names[i], err);
+    ok = ok && ((json_object_set_new(root, "format", json_integer(FORMAT)) == 0 &&
+                 json_object_set(root, "files", files) == 0) ||
+                err_no_memory(err, dir));
+    char *text = ok ? json_dumps(root, JSON_INDENT(1)) : NULL;
+    char *path = file_join(dir, CHECKPOINT_MANIFEST);
+    if (ok && (text == NULL || path == NULL))
+        ok = err_no_memory(err, dir);
+    ok = ok && file_write(path, text, strlen(text), err);
+    free(path);
+    free(text);
+    json_decref(files);
+    json_decref(root);
+    return ok;
+}
+
+static bool verify_file(const char *dir, const char *name, json_t *entry, const char *place,
+                        struct err *err)
+{
+    char hex[SHA256_HEX_SIZE], *path = NULL;
+    const char *want = NULL;
+    int64_t bytes = 0;
+    uint64_t size = 0;
+    if (!json_is_object(entry))
+        return err_set(err, ERR_DATA, "%s: '%s' is %s; expected an object", place, name,
+                       entry == NULL ? "missing" : json_type_name(entry));
+    if (!json_get_int(entry, "bytes", true, 0, INT64_MAX, &bytes, place, err) ||
+        !json_get_string(entry, "sha256", true, &want, place, err))
+        return false;
+    path = file_join(dir, name);
+    bool ok = path != NULL ? sha256_file(path, hex, &size, err) : err_no_memory(err, dir);
+    if (ok && size != (uint64_t)bytes)
+        ok = err_set(err, ERR_DATA,
+                     "%s: is damaged: it has %" PRIu64 " bytes, the manifest says %" PRId64, path,
+                     size, bytes);
+    if (ok && strcmp(hex, want) != 0)
+        ok = err_set(err, ERR_DATA,
+                     "%s: is damaged: its SHA-256 is %.16s..., the manifest says %.16s...", path,
+                     hex, want);
+    free(path);
+    return ok;
+}
+
+bool checkpoint_verify(const char *dir, struct err *err)
+{
+    char *path = file_join(dir, CHECKPOINT_MANIFEST);
+    json_t *root = path == NULL ? NULL : json_load_object(path, MANIFEST_LIMIT, err);
+    int64_t format = 0;
+    bool ok = root != NULL || path != NULL || err_no_memory(err, dir);
+    ok = ok && root != NULL &&
+         json_get_int(root, "format", true, 1, INT32_MAX, &format, path, err) &&
+         (format == FORMAT || err_set(err, ERR_DATA,
+                                      "%s: has format %" PRId64 "; expected %d: it was written by "
+                                      "another version",
+                                      path, format, (int)FORMAT));
+    json_t *files = ok ? json_object_get(root, "files") : NULL;
+    if (ok && (!json_is_object(files) || json_object_size(files) != N_NAME ||
+               json_object_size(root) != 2))
+        ok = err_set(err, ERR_DATA, "%s: is damaged: expected \"format\" and %d \"files\"", path,
+                     (int)N_NAME);
+    for (int i = 0; ok && i < N_NAME; i++)
+        ok = verify_file(dir, names[i], json_object_get(files, names[i]), path, err);
+    json_decref(root);
+    free(path);
+    return ok;
+}
+
+/* ---- folders ---- */
+
+/* Removes a folder of plain files; one that is not there is removed already. */
+static bool remove_folder(const char *path, struct err *err)
+{
+    DIR *d = opendir(path);
+    if (d == NULL && (errno == ENOENT || errno == ENOTDIR))
+        return errno == ENOENT || unlink(path) == 0 ||
+               err_set(err, ERR_IO, "%s: cannot be removed: %s", path, strerror(errno));
+    if (d == NULL)
+        return err_set(err, ERR_IO, "%s: cannot be removed: %s", path, strerror(errno));
+    bool ok = true;
+    const struct dirent *e;
+    while (ok && (e = readdir(d)) != NULL) {
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 &&
+            unlinkat(dirfd(d), e->d_name, 0) != 0)
+            ok = err_set(err, ERR_IO, "%s/%s: cannot be removed: %s", path, e->d_name,
+                         strerror(errno));
+    }
+    closedir(d);
+    return ok && (rmdir(path) == 0 ||
+                  err_set(err, ERR_IO, "%s: cannot be removed: %s", path, strerror(errno)));
+}
+
+/* A checkpoint goes by its new name first, so that a half-removed one is none. */
+static bool remove_checkpoint(const char *path, struct err *err)
+{
+    char *gone = text_format("%s%s", path, temporary);
+    bool ok = gone != NULL || err_no_memory(err, path);
+    ok = ok && remove_folder(gone, err);
+    if (ok && rename(path, gone) != 0 && errno != ENOENT)
+        ok = err_set(err, ERR_IO, "%s: cannot be removed: %s", path, strerror(errno));
+    ok = ok && remove_folder(gone, err);
+    free(gone);
+    return ok;
+}
+
+/* The N of "checkpoint-N" with `end` after it; -1 for another name. */
+static int64_t step_of(const char *name, const char *end)
+{
+    const size_t n = sizeof prefix - 1;
+    if (strncmp(name, prefix, n) != 0)
+        return -1;
+    const size_t n_digit = strspn(name + n, "0123456789");
+    if (n_digit == 0 || n_digit > 18 || strcmp(name + n + n_digit, end) != 0 ||
+        (name[n] == '0' && n_digit > 1))
+        return -1;
+    return strtoll(name + n, NULL, 10);
+}
+
+static int compare_newest(const void *a, const void *b)
+{
+    const int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+static bool list_named(const char *output_dir, const char *end, struct checkpoint_list *list,
+                       struct err *err)
+{
+    *list = (struct checkpoint_list){ 0 };
+    DIR *d = opendir(output_dir);
+    if (d == NULL)
+        return errno == ENOENT ||
+               err_set(err, ERR_NO_INPUT, "%s: cannot be read: %s", output_dir, strerror(errno));
+    bool ok = true;
+    const struct dirent *e;
+    while (ok && (e = readdir(d)) != NULL) {
+        const int64_t step = step_of(e->d_name, end);
+        if (step < 0)
+            continue;
+        int64_t *more = realloc(list->steps, ((size_t)list->n + 1) * sizeof *more);
+        ok = more != NULL || err_no_memory(err, output_dir);
+        if (ok) {
+            list->steps = more;
+            list->steps[list->n++] = step;
+        }
+    }
+    closedir(d);
+    if (list->n > 0)
+        qsort(list->steps, (size_t)list->n, sizeof *list->steps, compare_newest);
+    if (!ok)
+        checkpoint_list_free(list);
+    return ok;
+}
+
+bool checkpoint_list(const char *output_dir, struct checkpoint_list *list, struct err *err)
+{
+    return list_named(output_dir, "", list, err);
+}
+
+void checkpoint_list_free(struct checkpoint_list *list)
+{
+    free(list->steps);
+    *list = (struct checkpoint_list){ 0 };
+}
+
+bool checkpoint_find(const char *output_dir, char **dir, struct text *notes, struct err *err)
+{
+    *dir = NULL;
+    struct checkpoint_list list;
+    if (!checkpoint_list(output_dir, &list, err))
+        return false;
+    struct err why = { 0 };
+    bool found = false, ok = true;
+    for (int64_t i = 0; ok && i < list.n && !found; i++) {
+        char *path = checkpoint_path(output_dir, list.steps[i]);
+        why = (struct err){ 0 };
+        found = path != NULL && checkpoint_verify(path, &why);
+        ok = path != NULL || err_no_memory(err, output_dir);
+        /* Out of memory says nothing of the file. */
+        if (ok && !found && why.code == ERR_NO_MEMORY)
+            ok = err_set(err, why.code, "%s", why.text);
+        if (ok && !found)
+            text_printf(notes, "%s; %s%" PRId64 " is passed over\n", why.text, prefix,
+                        list.steps[i]);
+        if (ok && found)
+            *dir = path;
+        else
+            free(path);
+    }
+    if (ok && !found && list.n > 0)
+        ok = err_set(err, ERR_DATA,
+                     "%s: none of its %" PRId64 " checkpoints is whole; the oldest: %s", output_dir,
+                     list.n, why.text);
+    checkpoint_list_free(&list);
+    return ok;
+}
+
+static bool remove_listed(const char *output_dir, const struct checkpoint_list *list, int64_t from,
+                          int64_t but, struct err *err)
+{
+    bool ok = true;
+    for (int64_t i = from; ok && i < list->n; i++) {
+        if (list->steps[i] == but)
+            continue;
+        char *path = checkpoint_path(output_dir, list->steps[i]);
+        ok = path != NULL ? remove_checkpoint(path, err) : err_no_memory(err, output_dir);
+        free(path);
+    }
+    return ok;
+}
+
+static bool remove_unfinished(const char *output_dir, struct err *err)
+{
+    struct checkpoint_list list;
+    if (!list_named(output_dir, temporary, &list, err))
+        return false;
+    bool ok = true;
+    for (int64_t i = 0; ok && i < list.n; i++) {
+        char *path =
+            text_format("%s/%s%" PRId64 "%s", output_dir, prefix, list.steps[i], temporary);
+        ok = path != NULL ? remove_folder(path, err) : err_no_memory(err, output_dir);
+        free(path);
+    }
+    checkpoint_list_free(&list);
+    return ok;
+}
+
+bool checkpoint_prune(const char *output_dir, int64_t keep, int64_t newest, struct err *err)
+{
+    struct checkpoint_list list;
+    if (!checkpoint_list(output_dir, &list, err))
+        return false;
+    const bool ok = (keep <= 0 || remove_listed(output_dir, &list, keep, newest, err)) &&
+                    remove_unfinished(output_dir, err);
+    checkpoint_list_free(&list);
+    return ok;
+}
+
+bool checkpoint_remove_all(const char *output_dir, struct err *err)
+{
+    struct checkpoint_list list;
+    if (!checkpoint_list(output_dir, &list, err))
+        return false;
+    const bool ok =
+        remove_listed(output_dir, &list, 0, -1, err) && remove_unfinished(output_dir, err);
+    checkpoint_list_free(&list);
+    return ok;
+}
+
+/* ---- writing ---- */
+
+static bool write_files(const char *dir, const struct checkpoint *c, struct err *err)
+{
+    char *recipe = file_join(dir, "recipe.yaml");
+    const bool ok = (recipe != NULL || err_no_memory(err, dir)) &&
+                    peft_write(dir, c->adapter, c->lora, &c->facts, err) &&
+                    file_write(recipe, c->recipe, strlen(c->recipe), err) &&
+                    state_write(dir, &c->blocks, c->state, err) && write_manifest(dir, err);
+    free(recipe);
+    return ok;
+}
+
+/* One of this step is there when a run went on from an older one, or was told to change. They are
+ * exchanged in one piece; where the file system cannot, the old one goes first. */
+static bool replace(const char *partial, const char *path, struct err *err)
+{
+    if (renameat2(AT_FDCWD, partial, AT_FDCWD, path, RENAME_EXCHANGE) == 0)
+        return remove_folder(partial, err);
+    char *old = text_format("%s.old", path);
+    bool ok = old != NULL || err_no_memory(err, path);
+    ok = ok && remove_folder(old, err);
+    if (ok && (rename(path, old) != 0 || rename(partial, path) != 0))
+        ok = err_set(err, ERR_IO, "%s: cannot be replaced: %s", path, strerror(errno));
+    ok = ok && remove_folder(old, err);
+    free(old);
+    return ok;
+}
+
+static bool put_in_place(const char *partial, const char *path, struct err *err)
+{
+    if (file_exists(path))
+        return replace(partial, path, err);
+    return rename(partial, path) == 0 ||
+           err_set(err, ERR_IO, "%s: cannot be renamed to %s: %s", partial, path, strerror(errno));
+}
+
+bool checkpoint_write(const char *output_dir, const struct checkpoint *c, struct err *err)
+{
+    char *path = checkpoint_path(output_dir, c->step);
+    char *partial = path == NULL ? NULL : text_format("%s%s", path, temporary);
+    const size_t bytes = checkpoint_bytes(c->blocks.n_param, c->adapter->n_slot);
+    const bool ok = (partial != NULL || err_no_memory(err, output_dir)) &&
+                    remove_folder(partial, err) && file_check_space(output_dir, bytes, err) &&
+                    file_make_directory(partial, err) && write_files(partial, c, err) &&
+                    file_sync_folder(partial, err) && put_in_place(partial, path, err) &&
+                    file_sync_folder(output_dir, err);
+    free(partial);
+    free(path);
+    return ok;
+}
+
+/* ---- a run that goes on ---- */
+
+bool checkpoint_set_aside(const char *output_dir, int64_t step, struct err *err)
+{
+    struct checkpoint_list list;
+    if (!checkpoint_list(output_dir, &list, err))
+        return false;
+    bool ok = true;
+    for (int64_t i = 0; ok && i < list.n && list.steps[i] > step; i++) {
+        char *path = checkpoint_path(output_dir, list.steps[i]);
+        char *aside = path == NULL ? NULL : text_format("%s.damaged", path);
+        ok = aside != NULL || err_no_memory(err, output_dir);
+        if (ok && checkpoint_verify(path, NULL))
+            ok = err_set(err, ERR_CANT_CREATE,
+                         "%s: is newer than the checkpoint to go on from; go on from this one, or "
+                         "move it away",
+                         path);
+        ok = ok && remove_folder(aside, err);
+        if (ok && rename(path, aside) != 0)
+            ok = err_set(err, ERR_IO, "%s: cannot be renamed: %s", path, strerror(errno));
+        free(aside);
+        free(path);
+    }
+    checkpoint_list_free(&list);
+    return ok;
+}

@@ -1,0 +1,39 @@
+/* What the bytes of a run follow from: recipe, base, tokenizer, documents, program. A run goes on
+ * only where none of it has changed, or where the user has said what may.
+ *
+ * A JSON object: "recipe" has every key's value as text; "parts" has digests and names:
+ *   base_model     SHA-256 of config.json, index and weights: of shards above 64 MiB their size,
+ *                  their first MiB (the header) and 4 KiB every 1/256 of them
+ *   tokenizer      of tokenizer.json and tokenizer_config.json
+ *   documents      of all token ids and targets and which are trained on; the same for validation
+ *   files          path and SHA-256 of each data file, to name the one that changed
+ *   adapter        number of values, and which modules with which rank and scale
+ *   start          of the adapter that lora_model_dir continues from
+ *   program        of the executable (its kernels are in it), and the CUDA module's facts
+ *   kernels        which of its instruction sets or devices, precision and tuned algorithms
+ */
+#ifndef FINETUNE_TRAIN_IDENTITY_H
+#define FINETUNE_TRAIN_IDENTITY_H
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "finetune/model/engine.h"
+#include "finetune/train/data.h"
+#include "kernels/core/err.h"
+#include "kernels/core/text.h"
+#include "recipes/recipe.h"
+
+/* NULL on failure; caller json_decref()s. The engine's modules are chosen, the data loaded. */
+json_t *identity_of(const struct recipe *recipe, const struct engine *e,
+                    const struct train_data *data, struct err *err);
+
+/* Holds a checkpoint's identity (of folder `place`) against this run's. What may always differ is
+ * passed over; what `allow` names (keys and parts, separated by commas; NULL: none) goes to
+ * `changes`, "learning_rate: 0.001 -> 0.002", a line each; anything else is an error with the field
+ * and both values. A name in `allow` that may not differ is an error, too, and lists those that
+ * may. */
+bool identity_compare(json_t *saved, json_t *now, const char *allow, const char *place,
+                      struct text *changes, struct err *err);
+
+#endif

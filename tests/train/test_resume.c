@@ -1,0 +1,369 @@
+/* Runs that are stopped and go on: the same bytes as without the stop, from any step; what has
+ * changed is refused by name; what is damaged is named and passed over. */
+#include "tests/train/runs.h"
+
+#include <dirent.h>
+#include <sys/stat.h>
+
+#include "finetune/train/checkpoint.h"
+#include "finetune/train/history.h"
+
+enum { STEPS = 64 };
+
+/* Attention, Mamba and experts; dropout, accumulation and packing on; evaluations with a best one.
+ */
+#define BUSY                                                                                       \
+    "lora_dropout=0.1", "gradient_accumulation_steps=2", "micro_batch_size=2",                     \
+        "sample_packing=true", "sequence_len=16", "excess_length_strategy=split",                  \
+        "lr_scheduler=cosine", "router_aux_loss_coef=0.01", "eval_steps=9"
+
+struct stopper {
+    int64_t at;
+    volatile sig_atomic_t stop;
+};
+
+static void stop_at(void *context, const struct train_step *s)
+{
+    struct stopper *stopper = context;
+    stopper->stop = s->step == stopper->at;
+}
+
+/* Trains to step `at` and stops there, or to the end with `at` above it. */
+static bool run_until(struct run *r, int64_t at)
+{
+    struct stopper s = { .at = at, .stop = at == 0 };
+    const struct train_watch watch = { .context = &s, .on_step = stop_at, .stop = &s.stop };
+    return run_go(r, &watch);
+}
+
+static void stop_after(const char *folder, const char *out, int64_t at, const char *const *keys)
+{
+    struct run r;
+    run_open(&r, folder, out, keys);
+    assert_false(run_until(&r, at));
+    if (r.err.code != ERR_STOPPED)
+        fail_msg("%s", r.err.text);
+    assert_int_equal(r.t.state.step, at);
+    run_close(&r);
+}
+
+/* The same bytes of a file of two runs. */
+static bool same_file(const char *folder, const char *a, const char *b, const char *name)
+{
+    struct file_map x = { 0 }, y = { 0 };
+    struct err err = { 0 };
+    char *p = runs_path(folder, a, name), *q = runs_path(folder, b, name);
+    REQUIRE(file_map_open(p, &x, &err) && file_map_open(q, &y, &err));
+    const bool same = x.size == y.size && memcmp(x.data, y.data, x.size) == 0;
+    file_map_close(&x);
+    file_map_close(&y);
+    free(p);
+    free(q);
+    return same;
+}
+
+/* What a log says of the run, without what depends on the clock. */
+static void expect_same_log(const char *folder, const char *a, const char *b)
+{
+    static const char *const keys[] = { "step",           "epoch",     "loss",   "aux_loss",
+                                        "learning_rate",  "grad_norm", "tokens", "eval_loss",
+                                        "trained_tokens", "sample" };
+    json_t *x = runs_metrics(folder, a), *y = runs_metrics(folder, b);
+    assert_int_equal(json_array_size(x), json_array_size(y));
+    for (size_t i = 0; i < json_array_size(x); i++) {
+        for (size_t k = 0; k < sizeof keys / sizeof *keys; k++) {
+            json_t *p = json_object_get(json_array_get(x, i), keys[k]);
+            json_t *q = json_object_get(json_array_get(y, i), keys[k]);
+            assert_true((p == NULL && q == NULL) || json_equal(p, q));
+        }
+    }
+    json_decref(x);
+    json_decref(y);
+}
+
+/* ---- the same bytes ---- */
+
+static void stopped_at_any_step_a_run_ends_in_the_same_bytes(void **state)
+{
+    (void)state;
+    char *folder = runs_make("moe_gqa_untied");
+    run_whole(folder, "straight", KEYS(BUSY, "max_steps=64", "save_steps=0"));
+    for (int64_t k = 0; k <= STEPS; k++) {
+        stop_after(folder, "out", k, KEYS(BUSY, "max_steps=64"));
+        run_whole(folder, "out", KEYS(BUSY, "max_steps=64", "resume_from_checkpoint=auto"));
+        if (!runs_same_adapter(folder, "straight", "out"))
+            fail_msg("stopped after step %d", (int)k);
+        assert_true(same_file(folder, "straight", "out", "best/" PEFT_TENSORS_NAME));
+        expect_same_log(folder, "straight", "out");
+    }
+    tiny_scratch_remove(folder);
+}
+
+static void many_stops_in_one_run_too(void **state)
+{
+    (void)state;
+    char *folder = runs_make("dense_mqa_tied");
+    run_whole(folder, "straight", KEYS(BUSY, "max_steps=30"));
+    stop_after(folder, "out", 0, KEYS(BUSY, "max_steps=30"));
+    for (int64_t k = 1; k < 30; k += 2)
+        stop_after(folder, "out", k, KEYS(BUSY, "max_steps=30", "resume_from_checkpoint=auto"));
+    run_whole(folder, "out", KEYS(BUSY, "max_steps=30", "resume_from_checkpoint=auto"));
+    assert_true(runs_same_adapter(folder, "straight", "out"));
+    expect_same_log(folder, "straight", "out");
+    tiny_scratch_remove(folder);
+}
+
+/* Saves, threads, recompute policy and the split of a step's documents are no part of the bytes. */
+static void what_cannot_change_the_bytes_may_differ(void **state)
+{
+    (void)state;
+    static const char *const keys[] = {
+        "save_steps=1",
+        "save_steps=0.25",
+        "threads=2",
+        "threads=4",
+        "gradient_checkpointing=none",
+        "gradient_checkpointing=scan",
+        "gradient_checkpointing=layer",
+        "micro_batch_size=4",
+        "self_check_steps=3",
+        "logging_steps=5",
+        "chunk_tokens=32",
+    };
+    char *folder = runs_make("moe_gqa_untied");
+    run_whole(folder, "straight", KEYS(BUSY, "max_steps=20", "chunk_tokens=32"));
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const bool four = strcmp(keys[i], "micro_batch_size=4") == 0;
+        run_whole(folder, "out",
+                  KEYS(BUSY, "max_steps=20", "chunk_tokens=32", keys[i],
+                       four ? "gradient_accumulation_steps=1" : "seed=7"));
+        if (!runs_same_adapter(folder, "straight", "out"))
+            fail_msg("%s", keys[i]);
+    }
+    tiny_scratch_remove(folder);
+}
+
+/* Passes and chunks decide rounding: a run that goes on keeps those it had, whatever it is told. */
+static void a_run_goes_on_in_the_chunks_it_had(void **state)
+{
+    (void)state;
+    char *folder = runs_make("moe_gqa_untied");
+    run_whole(folder, "straight", KEYS(BUSY, "max_steps=20", "chunk_tokens=8"));
+    stop_after(folder, "out", 9, KEYS(BUSY, "max_steps=20", "chunk_tokens=8"));
+    run_whole(folder, "out",
+              KEYS(BUSY, "max_steps=20", "chunk_tokens=16", "threads=2",
+                   "gradient_checkpointing=layer", "micro_batch_size=1",
+                   "gradient_accumulation_steps=4", "resume_from_checkpoint=auto"));
+    assert_true(runs_same_adapter(folder, "straight", "out"));
+    tiny_scratch_remove(folder);
+}
+
+/* ---- what is refused ---- */
+
+/* Stops `out` after five steps, then expects the message of a run with these keys. */
+static void expect_refusal(const char *folder, const char *const *keys, enum err_code code,
+                           const char *message)
+{
+    char have[ERR_TEXT_SIZE];
+    struct run r;
+    assert_false(run_try_open(&r, folder, "out", keys));
+    tiny_message(have, &r.err, folder);
+    assert_int_equal(r.err.code, code);
+    if (strstr(have, message) == NULL)
+        fail_msg("'%s' is not in '%s'", message, have);
+    run_close(&r);
+}
+
+#define AGAIN "max_steps=20", "resume_from_checkpoint=auto"
+
+static void a_changed_recipe_is_refused_with_the_key(void **state)
+{
+    (void)state;
+    char *folder = runs_make("dense_mqa_tied");
+    stop_after(folder, "out", 5, KEYS("max_steps=20"));
+    static const struct {
+        const char *key, *message;
+    } cases[] = {
+        { "learning_rate=0.02",
+          "another value of 'learning_rate': '0.01' there, '0.02' now; set it back, or allow it: "
+          "--allow-change learning_rate" },
+        { "max_steps=21", "'max_steps': '20' there, '21' now" },
+        { "logging_steps=3", "--allow-change logging_steps" },
+        { "lora_r=8", "'lora_r': '4' there, '8' now; set it back, or begin a new run" },
+        { "lora_dropout=0.5", "'lora_dropout'" },
+        { "seed=8", "'seed'" },
+        { "sequence_len=16", "'sequence_len'" },
+        { "micro_batch_size=2",
+          "another value of micro_batch_size * gradient_accumulation_steps: '4' there, '2' now" },
+        { "precision=bf16", "another value of what computes: " },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        expect_refusal(folder, KEYS(AGAIN, cases[i].key), ERR_RECIPE, cases[i].message);
+    tiny_scratch_remove(folder);
+}
+
+static void changed_data_and_another_base_are_refused(void **state)
+{
+    (void)state;
+    char *folder = runs_make("dense_mqa_tied"), base[512], here[400];
+    stop_after(folder, "out", 5, KEYS("max_steps=20"));
+    runs_write_documents(folder, "train.jsonl", 1, RUNS_DOCS + 1);
+    expect_refusal(folder, KEYS(AGAIN), ERR_RECIPE,
+                   "DIR/train.jsonl: has changed: DIR/out/checkpoint-5: was made with another "
+                   "value of the training documents: ");
+    runs_write_documents(folder, "train.jsonl", 0, RUNS_DOCS);
+    assert_non_null(getcwd(here, sizeof here));
+    snprintf(base, sizeof base, "base_model=%s/tests/fixtures/models/moe_gqa_untied", here);
+    expect_refusal(folder, KEYS(AGAIN, base), ERR_RECIPE, "another value of the base model: ");
+    tiny_scratch_remove(folder);
+}
+
+/* Allowed changes take effect, are told and logged. */
+static void an_allowed_change_is_made_and_recorded(void **state)
+{
+    (void)state;
+    char *folder = runs_make("dense_mqa_tied"), path[512], output[512];
+    stop_after(folder, "out", 5, KEYS("max_steps=20"));
+    struct run r = { 0 };
+    snprintf(path, sizeof path, "%s/train.yaml", folder);
+    snprintf(output, sizeof output, "output_dir=%s/out", folder);
+    const char *const keys[] = { output, "max_steps=8", "logging_steps=2",
+                                 "resume_from_checkpoint=auto" };
+    assert_true(recipe_load(path, keys, 4, RECIPE_NEED_TRAIN, &r.recipe, &r.report));
+    assert_false(trainer_open(&r.t, &r.recipe, "max_steps", &r.err));
+    assert_non_null(strstr(r.err.text, "'logging_steps'"));
+    trainer_close(&r.t);
+    assert_false(trainer_open(&r.t, &r.recipe, "max_steps,lora_r", &r.err));
+    assert_int_equal(r.err.code, ERR_USAGE);
+    assert_non_null(strstr(r.err.text, "--allow-change: 'lora_r' may not differ; expected some of: "
+                                       "max_steps, num_epochs, "));
+    trainer_close(&r.t);
+    if (!trainer_open(&r.t, &r.recipe, "max_steps,logging_steps", &r.err))
+        fail_msg("%s", r.err.text);
+    assert_string_equal(r.t.changes.data, "max_steps: 20 -> 8\nlogging_steps: 10 -> 2\n");
+    if (!run_go(&r, NULL))
+        fail_msg("%s", r.err.text);
+    assert_int_equal(r.t.state.step, 8);
+    run_close(&r);
+    struct history h;
+    struct err err = { 0 };
+    char *out = runs_path(folder, "out", "");
+    REQUIRE(history_read(&h, out, &err));
+    bool recorded = false;
+    for (int64_t i = 0; i < h.n_event; i++)
+        recorded |= strcmp(h.events[i].event, "resumed") == 0 &&
+                    strstr(h.events[i].text, "max_steps: 20 -> 8") != NULL;
+    assert_true(recorded);
+    history_free(&h);
+    free(out);
+    tiny_scratch_remove(folder);
+}
+
+static void a_folder_with_checkpoints_is_not_begun_in_anew_by_mistake(void **state)
+{
+    (void)state;
+    char *folder = runs_make("dense_mqa_tied");
+    stop_after(folder, "out", 5, KEYS("max_steps=20"));
+    expect_refusal(
+        folder, KEYS("max_steps=20", "overwrite_output_dir=false"), ERR_CANT_CREATE,
+        "DIR/out: has checkpoints of an earlier run, the newest of step 5; --resume goes "
+        "on with it, --overwrite removes them and begins anew, or set another "
+        "output_dir");
+    run_whole(folder, "out", KEYS("max_steps=3", "save_steps=0"));
+    char *old = runs_path(folder, "out", "checkpoint-5");
+    assert_false(file_exists(old));
+    free(old);
+    /* Nothing to go on from is no error: the same command works the first time. */
+    run_whole(folder, "fresh", KEYS("max_steps=3", "resume_from_checkpoint=auto"));
+    assert_true(runs_same_adapter(folder, "fresh", "out"));
+    char key[600], *other = runs_path(folder, "none", "checkpoint-1");
+    snprintf(key, sizeof key, "resume_from_checkpoint=%s", other);
+    expect_refusal(folder, KEYS("max_steps=3", key), ERR_NO_INPUT,
+                   "is no folder; expected a checkpoint-N, or 'auto'");
+    free(other);
+    tiny_scratch_remove(folder);
+}
+
+static void two_runs_cannot_share_a_folder(void **state)
+{
+    (void)state;
+    char *folder = runs_make("dense_mqa_tied");
+    struct run first;
+    struct err err = { 0 };
+    char *out = runs_path(folder, "out", "");
+    REQUIRE(file_make_directory(out, &err)); /* else the folder is locked when the run begins */
+    free(out);
+    run_open(&first, folder, "out", KEYS("max_steps=2"));
+    char want[64];
+    snprintf(want, sizeof want, "DIR/out: is in use by another run (process %ld on ",
+             (long)getpid());
+    expect_refusal(folder, KEYS("max_steps=2"), ERR_CANT_CREATE, want);
+    run_close(&first);
+    run_whole(folder, "out", KEYS("max_steps=2"));
+    tiny_scratch_remove(folder);
+}
+
+/* ---- the end ---- */
+
+static void early_stopping_ends_the_run_and_load_best_keeps_the_best(void **state)
+{
+    (void)state;
+    char *folder = runs_make("dense_mqa_tied");
+    struct run r;
+    run_open(&r, folder, "out",
+             KEYS("max_steps=200", "learning_rate=0.3", "eval_steps=1", "early_stopping_patience=3",
+                  "load_best=true"));
+    if (!run_go(&r, NULL))
+        fail_msg("%s", r.err.text);
+    const struct train_counters c = r.t.state;
+    assert_true(c.stopped_early && c.step < 200 && c.step - c.best_step == 3 && c.n_worse == 3);
+    run_close(&r);
+    assert_true(same_file(folder, "out", "out/best", PEFT_TENSORS_NAME));
+    struct history h;
+    struct err err = { 0 };
+    char *out = runs_path(folder, "out", "");
+    REQUIRE(history_read(&h, out, &err));
+    assert_int_equal(h.life, HISTORY_DONE);
+    history_free(&h);
+    free(out);
+    /* A finished run has nothing to go on with, and stays as it is. */
+    run_whole(folder, "out",
+              KEYS("max_steps=200", "learning_rate=0.3", "eval_steps=1",
+                   "early_stopping_patience=3", "load_best=true", "resume_from_checkpoint=auto"));
+    assert_true(same_file(folder, "out", "out/best", PEFT_TENSORS_NAME));
+    tiny_scratch_remove(folder);
+}
+
+static void the_newest_checkpoints_are_kept(void **state)
+{
+    (void)state;
+    char *folder = runs_make("dense_mqa_tied");
+    run_whole(folder, "out", KEYS("max_steps=11", "save_steps=2", "save_total_limit=3"));
+    struct checkpoint_list list;
+    struct err err = { 0 };
+    char *out = runs_path(folder, "out", "");
+    REQUIRE(checkpoint_list(out, &list, &err));
+    assert_int_equal(list.n, 3);
+    assert_true(list.steps[0] == 11 && list.steps[1] == 10 && list.steps[2] == 8);
+    checkpoint_list_free(&list);
+    free(out);
+    tiny_scratch_remove(folder);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(stopped_at_any_step_a_run_ends_in_the_same_bytes),
+        cmocka_unit_test(many_stops_in_one_run_too),
+        cmocka_unit_test(what_cannot_change_the_bytes_may_differ),
+        cmocka_unit_test(a_run_goes_on_in_the_chunks_it_had),
+        cmocka_unit_test(a_changed_recipe_is_refused_with_the_key),
+        cmocka_unit_test(changed_data_and_another_base_are_refused),
+        cmocka_unit_test(an_allowed_change_is_made_and_recorded),
+        cmocka_unit_test(a_folder_with_checkpoints_is_not_begun_in_anew_by_mistake),
+        cmocka_unit_test(two_runs_cannot_share_a_folder),
+        cmocka_unit_test(early_stopping_ends_the_run_and_load_best_keeps_the_best),
+        cmocka_unit_test(the_newest_checkpoints_are_kept),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -246,7 +246,7 @@ static bool is_word_character(struct added_scan *scan, size_t at)
 {
     struct pattern_match m = { 0 };
     const size_t n = text_utf8_length(scan->bytes + at);
-    if (!pattern_find(&scan->added->word, scan->bytes + at, n, 0, &m, NULL)) {
+    if (!pattern_find(&scan->added->word, scan->bytes + at, n, 0, NULL, &m, NULL)) {
         scan->failed = true;
         return false;
     }

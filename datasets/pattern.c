@@ -8,7 +8,7 @@
 
 #include "kernels/core/text.h"
 
-enum { STEP_LIMIT = 5000000, HEAP_LIMIT_KIB = 65536 };
+enum { MATCH_LIMIT = 5000000, HEAP_LIMIT_KIB = 65536, REPEAT_DIGITS = 3 };
 
 void pattern_free(struct pattern *p)
 {
@@ -24,13 +24,14 @@ bool pattern_init_literal(struct pattern *p, const char *bytes, size_t n, struct
     return p->literal != NULL || err_no_memory(err, "pattern");
 }
 
-bool pattern_init_class(struct pattern *p, const char *class, const char *place, struct err *err)
+static bool compile(struct pattern *p, const char *regex, uint32_t options, const char *place,
+                    struct err *err)
 {
     *p = (struct pattern){ 0 };
     int code = 0;
     PCRE2_SIZE at = 0;
-    p->code = pcre2_compile((PCRE2_SPTR) class, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &code,
-                            &at, NULL);
+    p->code = pcre2_compile((PCRE2_SPTR)regex, PCRE2_ZERO_TERMINATED,
+                            PCRE2_UTF | PCRE2_UCP | options, &code, &at, NULL);
     p->limit = pcre2_match_context_create(NULL);
     if (p->code == NULL && code != PCRE2_ERROR_HEAP_FAILED) {
         PCRE2_UCHAR why[128];
@@ -40,9 +41,14 @@ bool pattern_init_class(struct pattern *p, const char *class, const char *place,
     }
     if (p->code == NULL || p->limit == NULL)
         return err_no_memory(err, place);
-    pcre2_set_match_limit(p->limit, STEP_LIMIT);
+    pcre2_set_match_limit(p->limit, MATCH_LIMIT);
     pcre2_set_heap_limit(p->limit, HEAP_LIMIT_KIB);
     return true;
+}
+
+bool pattern_init_class(struct pattern *p, const char *class, const char *place, struct err *err)
+{
+    return compile(p, class, 0, place, err);
 }
 
 /* What Oniguruma's classes contain, spelled for the inside of a PCRE2 class. (PCRE2's own \s and \w
@@ -110,14 +116,15 @@ static size_t group_open(const char *s)
 }
 
 /* The length of {n}, {n,} or {n,m} at s, or 0. What may follow differs: {n}+ repeats in Ruby's
- * syntax. */
+ * syntax. Below 1000: characters counted off are no steps. */
 static size_t repeat_count(const char *s)
 {
     const size_t digits = strspn(s + 1, "0123456789");
     size_t n = 1 + digits;
     if (s[n] == ',')
         n += 1 + strspn(s + n + 1, "0123456789");
-    if (digits == 0 || s[n] != '}')
+    const size_t more = n - 1 - digits;
+    if (digits == 0 || digits > REPEAT_DIGITS || more > 1 + REPEAT_DIGITS || s[n] != '}')
         return 0;
     n++;
     return s[n] != '\0' && strchr("+?*{", s[n]) != NULL ? 0 : n;
@@ -166,8 +173,8 @@ bool pattern_init_regex(struct pattern *p, const char *regex, const char *place,
         }
         s += n;
     }
-    const bool ok =
-        out.failed ? err_no_memory(err, place) : pattern_init_class(p, out.data, place, err);
+    const bool ok = out.failed ? err_no_memory(err, place)
+                               : compile(p, out.data, PCRE2_AUTO_CALLOUT, place, err);
     text_free(&out);
     if (!ok)
         return false;
@@ -190,31 +197,61 @@ const char *pattern_find_bytes(const char *bytes, size_t n, const char *pattern,
     return NULL;
 }
 
-bool pattern_find(const struct pattern *p, const char *bytes, size_t n, size_t from,
-                  struct pattern_match *m, struct err *err)
+/* PCRE2's own limit is on one start of a match, and counts neither further starts nor the
+ * characters of a repetition: "\w+!" on a long word is quadratic within it. So steps are counted at
+ * each item of the expression (PCRE2_AUTO_CALLOUT), with the characters that the one before went
+ * over. */
+struct counter {
+    int64_t *left;
+    size_t at;
+};
+
+static int count_step(pcre2_callout_block *block, void *data)
 {
-    *m = (struct pattern_match){ 0 };
-    if (p->literal != NULL) {
-        const char *hit = pattern_find_bytes(bytes + from, n - from, p->literal, p->literal_n);
-        if (hit != NULL)
-            *m = (struct pattern_match){ true, (size_t)(hit - bytes),
-                                         (size_t)(hit - bytes) + p->literal_n };
-        return true;
-    }
+    struct counter *c = data;
+    const size_t at = block->current_position;
+    *c->left -= 1 + (at > c->at ? (int64_t)(at - c->at) : 0);
+    c->at = at;
+    return *c->left < 0 ? PCRE2_ERROR_MATCHLIMIT : 0;
+}
+
+static bool find_regex(const struct pattern *p, const char *bytes, size_t n, size_t from,
+                       int64_t *steps, struct pattern_match *m, struct err *err)
+{
+    struct counter counter = { .left = steps, .at = from };
     pcre2_match_data *data = pcre2_match_data_create(1, NULL);
-    if (data == NULL)
-        return err_no_memory(err, "a regular expression");
-    const int rc =
-        pcre2_match(p->code, (PCRE2_SPTR)bytes, n, from, PCRE2_NO_UTF_CHECK, data, p->limit);
+    pcre2_match_context *limit = pcre2_match_context_copy(p->limit);
+    int rc = PCRE2_ERROR_NOMEMORY;
+    if (data != NULL && limit != NULL) {
+        if (steps != NULL)
+            pcre2_set_callout(limit, count_step, &counter);
+        rc = pcre2_match(p->code, (PCRE2_SPTR)bytes, n, from, PCRE2_NO_UTF_CHECK, data, limit);
+    }
     if (rc >= 0) {
         const PCRE2_SIZE *span = pcre2_get_ovector_pointer(data);
         *m = (struct pattern_match){ true, span[0], span[1] };
     }
     pcre2_match_data_free(data);
+    pcre2_match_context_free(limit);
     if (rc >= 0 || rc == PCRE2_ERROR_NOMATCH)
         return true;
-    return err_set(
-        err, rc == PCRE2_ERROR_HEAPLIMIT || rc == PCRE2_ERROR_NOMEMORY ? ERR_NO_MEMORY : ERR_DATA,
-        "a regular expression of the pre-tokenizer needs more than %d steps on a text of %zu bytes",
-        STEP_LIMIT, n);
+    if (rc == PCRE2_ERROR_NOMEMORY)
+        return err_no_memory(err, "a regular expression");
+    return err_set(err, ERR_DATA,
+                   "a regular expression of the pre-tokenizer takes too many steps on a text of "
+                   "%zu bytes",
+                   n);
+}
+
+bool pattern_find(const struct pattern *p, const char *bytes, size_t n, size_t from, int64_t *steps,
+                  struct pattern_match *m, struct err *err)
+{
+    *m = (struct pattern_match){ 0 };
+    if (p->literal == NULL)
+        return find_regex(p, bytes, n, from, steps, m, err);
+    const char *hit = pattern_find_bytes(bytes + from, n - from, p->literal, p->literal_n);
+    if (hit != NULL)
+        *m = (struct pattern_match){ true, (size_t)(hit - bytes),
+                                     (size_t)(hit - bytes) + p->literal_n };
+    return true;
 }

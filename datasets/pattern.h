@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "kernels/core/err.h"
 
@@ -33,8 +34,10 @@ bool pattern_init_class(struct pattern *p, const char *class, const char *place,
 void pattern_free(struct pattern *p);
 
 /* The first match in bytes[from..n), which are UTF-8; look-behind may see bytes before `from`.
- * False: the match needs more steps or memory than it may have. Threads may share a pattern. */
-bool pattern_find(const struct pattern *p, const char *bytes, size_t n, size_t from,
+ * `steps` is what may still be spent on regular expressions, and is taken from (NULL: no matter).
+ * False: the match needs more than that, or more memory than it may have. Threads may share a
+ * pattern. */
+bool pattern_find(const struct pattern *p, const char *bytes, size_t n, size_t from, int64_t *steps,
                   struct pattern_match *m, struct err *err);
 
 /* The first occurrence of pattern[0..m), m > 0, in bytes[0..n); NULL when there is none. */

@@ -6,6 +6,10 @@
 #include "kernels/core/json.h"
 #include "kernels/core/text.h"
 
+/* What regular expressions may take for one text: steps of datasets/pattern.c. An expression as
+ * tokenizers have them takes about ten a byte. */
+enum { STEPS = 5000000, STEPS_PER_BYTE = 64 };
+
 /* A stretch of a text; a match, or what is between matches. */
 struct span {
     uint32_t begin, end;
@@ -121,6 +125,7 @@ void pre_tokenizer_free(struct pre_tokenizer *pre)
 bool pre_tokenizer_scratch_init(struct pre_tokenizer_scratch *s, const struct pre_tokenizer *pre)
 {
     s->levels = calloc(pre->n + 1, sizeof *s->levels);
+    s->steps = STEPS;
     return s->levels != NULL;
 }
 
@@ -157,14 +162,14 @@ static bool push_span(struct pre_tokenizer_level *level, size_t begin, size_t en
 
 /* Cuts the text at every match: the spans cover it. */
 static bool find_spans(const struct pre_tokenizer_node *node, struct aligned_view text,
-                       struct pre_tokenizer_level *level, struct err *err)
+                       struct pre_tokenizer_level *level, int64_t *steps, struct err *err)
 {
     level->n = 0;
     bool ok = true;
     for (size_t from = 0; ok && from < text.n;) {
         struct pattern_match m = { .begin = text.n, .end = text.n };
         if (node->behavior != SPLIT_NONE &&
-            !pattern_find(&node->pattern, text.bytes, text.n, from, &m, err))
+            !pattern_find(&node->pattern, text.bytes, text.n, from, steps, &m, err))
             return false;
         if (!m.found)
             m.begin = m.end = text.n;
@@ -248,7 +253,7 @@ static bool apply_from(const struct pre_tokenizer_run *run, size_t k, struct ali
     struct pre_tokenizer_level *level = &run->scratch->levels[k];
     if (node->replacement != NULL && !replace_spaces(node, &text, level))
         return err_no_memory(err, "words");
-    if (!find_spans(node, text, level, err))
+    if (!find_spans(node, text, level, &run->scratch->steps, err))
         return false;
     if (node->behavior == SPLIT_MERGED_WITH_NEXT)
         join_with_next(level);
@@ -267,5 +272,6 @@ static bool apply_from(const struct pre_tokenizer_run *run, size_t k, struct ali
 bool pre_tokenizer_apply(const struct pre_tokenizer_run *run, struct aligned_view text,
                          struct err *err)
 {
+    run->scratch->steps += (int64_t)text.n * STEPS_PER_BYTE;
     return apply_from(run, 0, text, err);
 }

@@ -10,6 +10,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "datasets/normalizer.h"
 #include "datasets/pattern.h"
@@ -47,6 +48,7 @@ void pre_tokenizer_free(struct pre_tokenizer *pre);
 /* Room for one encode: buffers per node, kept between words. */
 struct pre_tokenizer_scratch {
     struct pre_tokenizer_level *levels;
+    int64_t steps; /* left for regular expressions */
 };
 
 bool pre_tokenizer_scratch_init(struct pre_tokenizer_scratch *s, const struct pre_tokenizer *pre);

@@ -132,18 +132,11 @@ static bool list_folder(struct source *s, const char *folder, struct err *err)
 {
     DIR *dir = opendir(folder);
     if (dir == NULL)
-        return err_set(err, ERR_NO_INPUT, "%s: %s", folder, strerror(errno));
+        return err_set(err, file_error(ERR_NO_INPUT), "%s: %s", folder, strerror(errno));
     bool ok = true;
-    while (ok) {
-        errno = 0;
-        const struct dirent *entry = readdir(dir);
-        if (entry == NULL) {
-            if (errno != 0)
-                ok = err_set(err, ERR_IO, "%s: %s", folder, strerror(errno));
-            break;
-        }
-        ok = add_entry(s, folder, entry->d_name, err);
-    }
+    const char *name;
+    while (ok && (name = file_next_name(dir, folder, &ok, err)) != NULL)
+        ok = add_entry(s, folder, name, err);
     closedir(dir);
     if (ok && s->n_file == 0)
         ok = err_set(err, ERR_NO_INPUT,

@@ -8,6 +8,7 @@
 #include "datasets/template_frame.h"
 #include "kernels/core/file.h"
 #include "kernels/core/json.h"
+#include "kernels/core/json_memory.h"
 #include "kernels/core/text.h"
 
 enum { TEMPLATE_LIMIT = 1 << 20, CONFIG_LIMIT = 64 << 20 };
@@ -331,7 +332,8 @@ bool template_render(const struct chat_template *t, const struct template_input 
         set_or_none(variables, "tools", in->tools) &&
         set_or_none(variables, "documents", in->documents) &&
         json_object_set_new(variables, "add_generation_prompt",
-                            json_boolean(in->add_generation_prompt)) == 0;
+                            json_boolean(in->add_generation_prompt)) == 0 &&
+        !json_memory_failed(); /* a copy lacks what there was no room for, and says nothing */
     const bool ok = ready ? jinja_render(picked, &t->env, variables, out, err)
                           : err_no_memory(err, "a chat template's variables");
     json_decref(variables);

@@ -42,6 +42,7 @@ static bool render(const struct chat_template *t, bool has_tools, int n, bool pr
     *out = NULL;
     if (messages == NULL || (has_tools && tools == NULL)) {
         json_decref(messages);
+        json_decref(tools);
         return err_no_memory(err, "the chat template");
     }
     while (json_array_size(messages) > (size_t)n)

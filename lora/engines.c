@@ -328,7 +328,9 @@ static void add_hit(struct hits *h, const struct lora_module *m)
 static char *subject_of(const struct hits *h)
 {
     if (h->all_experts)
-        return text_format("experts of layer %s", h->layers.data != NULL ? h->layers.data : "?");
+        return h->layers.failed ? NULL
+                                : text_format("experts of layer %s",
+                                              h->layers.data != NULL ? h->layers.data : "?");
     struct text names = { 0 };
     for (int k = 0; k < LORA_KIND_COUNT; k++) {
         if (h->kinds[k])

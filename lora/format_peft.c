@@ -66,7 +66,7 @@ static char *dump(const json_t *object)
     char *text = NULL;
     for (size_t digits = 15; digits <= 17; digits++) {
         free(text);
-        text = json_text(object, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(digits));
+        text = json_to_text(object, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(digits));
         json_t *again = text == NULL ? NULL : json_loads(text, 0, NULL);
         const bool same = again != NULL && json_equal(object, again);
         json_decref(again);

@@ -86,7 +86,7 @@ static bool is_off(const json_t *value, const char *allowed)
 static bool refuse(const char *place, const char *key, const json_t *value, const char *why,
                    struct err *err)
 {
-    char *text = json_text(value, JSON_ENCODE_ANY | JSON_COMPACT);
+    char *text = json_to_text(value, JSON_ENCODE_ANY | JSON_COMPACT);
     err_set(err, ERR_DATA, "%s: \"%s\" is %.60s: %s", place, key, text != NULL ? text : "set", why);
     free(text);
     return false;

@@ -1,7 +1,9 @@
 /* jambatune inspect: what a path holds. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "finetune/cli/cli.h"
 #include "finetune/cli/commands.h"
@@ -91,20 +93,30 @@ json_t *inspect_tensors(const char *path, struct err *err)
 
 /* ---- the command ---- */
 
-static bool has_file(const char *folder, const char *name)
+static json_t *inspect_folder(const char *path, struct err *err)
 {
-    char *path = file_join(folder, name);
-    const bool is_there = path != NULL && file_exists(path);
-    free(path);
-    return is_there;
+    char *config = file_join(path, PEFT_CONFIG_NAME);
+    if (config == NULL) {
+        err_no_memory(err, path);
+        return NULL;
+    }
+    const bool is_adapter = file_exists(config);
+    free(config);
+    return is_adapter ? inspect_adapter(path, err) : inspect_checkpoint(path, err);
 }
 
 static json_t *inspect(const char *path, struct err *err)
 {
-    if (file_is_directory(path) && has_file(path, PEFT_CONFIG_NAME))
-        return inspect_adapter(path, err);
-    if (file_is_directory(path) || text_starts_with(path, "random:") || !file_exists(path))
-        return inspect_checkpoint(path, err);
+    struct stat st;
+    const bool is_there = stat(path, &st) == 0;
+    if (!is_there && !file_exists(path))
+        return inspect_checkpoint(path, err); /* random:, a hub name, or its error */
+    if (!is_there) {
+        err_set(err, file_error(ERR_NO_INPUT), "%s: %s", path, strerror(errno));
+        return NULL;
+    }
+    if (S_ISDIR(st.st_mode))
+        return inspect_folder(path, err);
     if (text_ends_with(path, ".safetensors"))
         return inspect_tensors(path, err);
     err_set(err, ERR_USAGE,

@@ -12,6 +12,7 @@
 #include "finetune/cli/base.h"
 #include "finetune/cli/cli.h"
 #include "finetune/cli/commands.h"
+#include "finetune/cli/output.h"
 #include "finetune/cli/preview_html.h"
 #include "finetune/cli/preview_tokens.h"
 #include "finetune/cli/preview_totals.h"
@@ -256,7 +257,8 @@ int cmd_preview(int argc, char **argv)
     struct cli_words words;
     struct err err = { 0 };
     struct recipe recipe = { 0 };
-    if (!parse(argc, argv, &o, &words, &err))
+    if (!parse(argc, argv, &o, &words, &err) ||
+        (o.html != NULL && !output_check_page(o.html, &err)))
         return cli_fail(&err);
     o.color = o.color || (isatty(STDOUT_FILENO) && !is_set("NO_COLOR"));
     int code = cli_load_recipe(words.args[0], &words, RECIPE_NEED_TRAIN, &recipe);

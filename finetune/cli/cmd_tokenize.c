@@ -9,6 +9,7 @@
 #include "finetune/cli/base.h"
 #include "finetune/cli/cli.h"
 #include "finetune/cli/commands.h"
+#include "kernels/core/file.h"
 #include "kernels/core/json.h"
 #include "kernels/core/text.h"
 
@@ -80,7 +81,7 @@ static bool put_text(struct tokenizing *t, const char *place, struct err *err)
                           err))
         return err_prefix(err, "%s", place);
     json_t *string = json_stringn(t->text.data != NULL ? t->text.data : "", t->text.len);
-    char *quoted = string != NULL ? json_text(string, JSON_ENCODE_ANY) : NULL;
+    char *quoted = string != NULL ? json_to_text(string, JSON_ENCODE_ANY) : NULL;
     if (quoted != NULL)
         text_printf(&t->line, "{\"text\": %s}\n", quoted);
     json_decref(string);
@@ -163,7 +164,7 @@ static bool convert_stdin(struct tokenizing *t, struct err *err)
         const ssize_t n = getline(&line, &cap, stdin);
         if (n < 0) {
             if (!feof(stdin))
-                ok = err_set(err, ERR_IO, "standard input: %s", strerror(errno));
+                ok = err_set(err, file_error(ERR_IO), "standard input: %s", strerror(errno));
             break;
         }
         ok = convert_line(t, line, (size_t)n, number, err);

@@ -12,6 +12,7 @@
 #include "finetune/cli/cli.h"
 #include "kernels/core/file.h"
 #include "kernels/core/json.h"
+#include "kernels/core/text.h"
 
 static bool print(void *context, const char *bytes, size_t n, struct err *err)
 {
@@ -115,32 +116,46 @@ void conversation_close(struct conversation *c)
     *c = (struct conversation){ .messages = NULL };
 }
 
-/* The next line that is not empty, without its end. *line NULL: there is none. */
-static bool read_line(const char *prompt, int64_t *number, char **line, size_t *cap,
+/* Up to the end of the line, which is taken and left out; what is longer than the limit is left,
+ * however long. False: there is no more, or memory is out. */
+static bool take_line(struct text *line)
+{
+    int c = EOF;
+    text_clear(line);
+    while (line->len <= LINE_LIMIT && !line->failed && (c = getc(stdin)) != EOF && c != '\n') {
+        const char byte = (char)c;
+        text_append(line, &byte, 1);
+    }
+    while (line->len > 0 && line->data[line->len - 1] == '\r')
+        line->data[--line->len] = '\0';
+    return !line->failed && (c != EOF || line->len > 0);
+}
+
+/* The next line that is not empty, without its end. *more is false when there is none. */
+static bool read_line(const char *prompt, int64_t *number, struct text *line, bool *more,
                       struct err *err)
 {
     for (;;) {
         if (isatty(STDIN_FILENO))
             fprintf(stderr, "%s> ", prompt);
         errno = 0;
-        ssize_t n = getline(line, cap, stdin);
-        if (n < 0 && ferror(stdin))
+        *more = take_line(line);
+        if (line->failed)
+            return err_no_memory(err, "stdin");
+        if (ferror(stdin))
             return err_set(err, ERR_IO, "stdin: cannot be read: %s", strerror(errno));
-        if (n < 0) {
-            free(*line);
-            *line = NULL;
+        if (!*more)
             return true;
-        }
         ++*number;
-        while (n > 0 && ((*line)[n - 1] == '\n' || (*line)[n - 1] == '\r'))
-            (*line)[--n] = '\0';
         size_t at = 0;
-        if (n > LINE_LIMIT || strlen(*line) != (size_t)n || !text_is_utf8(*line, (size_t)n, &at))
+        if (line->len > LINE_LIMIT ||
+            (line->len > 0 && (memchr(line->data, '\0', line->len) != NULL ||
+                               !text_is_utf8(line->data, line->len, &at))))
             return err_set(err, ERR_DATA,
                            "stdin:%" PRId64 ": is longer than %d MiB or no text; expected a line "
                            "of UTF-8",
                            *number, LINE_LIMIT >> 20);
-        if (strspn(*line, " \t") < (size_t)n)
+        if (line->len > 0 && strspn(line->data, " \t") < line->len)
             return true;
     }
 }
@@ -175,22 +190,21 @@ bool conversation_hold(struct conversation *c, const struct chat_setup *setup, s
 {
     struct chat_session session = { 0 };
     struct chat_setup own = *setup;
-    struct text answer = { 0 };
-    char *line = NULL, place[48];
-    size_t cap = 0;
+    struct text answer = { 0 }, line = { 0 };
+    char place[48];
     int64_t number = 0;
     own.emit = print;
     chat_session_open(&session, &own);
-    bool ok = true;
+    bool ok = true, more = true;
     while (ok) {
         const char *call = next_call(c->messages);
-        ok = read_line(call != NULL ? call : "", &number, &line, &cap, err);
-        if (!ok || line == NULL)
+        ok = read_line(call != NULL ? call : "", &number, &line, &more, err);
+        if (!ok || !more)
             break;
         ok = append(c->messages,
                     call != NULL ? json_pack("{s:s, s:s, s:s}", "role", "tool", "name", call,
-                                             "content", line)
-                                 : json_pack("{s:s, s:s}", "role", "user", "content", line),
+                                             "content", line.data)
+                                 : json_pack("{s:s, s:s}", "role", "user", "content", line.data),
                     err);
         if (ok && next_call(c->messages) != NULL)
             continue; /* another call waits for its result */
@@ -199,7 +213,7 @@ bool conversation_hold(struct conversation *c, const struct chat_setup *setup, s
     }
     if (ok && isatty(STDIN_FILENO))
         fputc('\n', stderr);
-    free(line);
+    text_free(&line);
     text_free(&answer);
     chat_session_close(&session);
     return ok;
@@ -271,7 +285,7 @@ json_t *questions_read(const char *path, const struct chat_template *t, struct e
 static bool print_message(const char *answer, struct err *err)
 {
     json_t *message = chat_message(answer, err);
-    char *line = message != NULL ? json_text(message, JSON_COMPACT) : NULL;
+    char *line = message != NULL ? json_to_text(message, JSON_COMPACT) : NULL;
     const bool ok =
         line != NULL ? print(NULL, line, strlen(line), err) : err_no_memory(err, "the answer");
     free(line);

@@ -40,8 +40,17 @@ static bool is_same(const char *a, const char *b)
     return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
+/* A variable of a shell that is not set, most likely. */
+static bool check_name(const char *out, struct err *err)
+{
+    return *out != '\0' ||
+           err_set(err, ERR_USAGE, "command line: the name of what to write is empty");
+}
+
 bool output_check_folder(const char *out, const char *source, bool adapter, struct err *err)
 {
+    if (!check_name(out, err))
+        return false;
     if (!file_exists(out))
         return true;
     if (!file_is_directory(out))
@@ -58,21 +67,41 @@ bool output_check_folder(const char *out, const char *source, bool adapter, stru
                    out);
 }
 
-bool output_check_gguf(const char *out, struct err *err)
+/* Begins with `magic`, which is shorter than 32 bytes. A FIFO or a device does not. */
+static bool begins_with(const char *path, const char *magic)
 {
-    char magic[4] = "";
+    char start[32];
+    const size_t n = strlen(magic);
+    const int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    const bool begins = fd >= 0 && read(fd, start, n) == (ssize_t)n && memcmp(start, magic, n) == 0;
+    if (fd >= 0)
+        close(fd);
+    return begins;
+}
+
+static bool check_file(const char *out, const char *magic, const char *what, const char *example,
+                       struct err *err)
+{
+    if (!check_name(out, err))
+        return false;
     if (!file_exists(out))
         return true;
     if (file_is_directory(out))
         return err_set(err, ERR_CANT_CREATE, "%s: is a folder; expected a file, such as %s/%s", out,
-                       out, "adapter.gguf");
-    const int fd = open(out, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-    const bool is_gguf = fd >= 0 && read(fd, magic, 4) == 4 && memcmp(magic, "GGUF", 4) == 0;
-    if (fd >= 0)
-        close(fd);
-    return is_gguf ||
+                       out, example);
+    return begins_with(out, magic) ||
            err_set(err, ERR_CANT_CREATE,
-                   "%s: is there and no GGUF file, and is left alone; give another name", out);
+                   "%s: is there and no %s, and is left alone; give another name", out, what);
+}
+
+bool output_check_gguf(const char *out, struct err *err)
+{
+    return check_file(out, "GGUF", "GGUF file", "adapter.gguf", err);
+}
+
+bool output_check_page(const char *out, struct err *err)
+{
+    return check_file(out, "<!DOCTYPE html>", "HTML page", "preview.html", err);
 }
 
 /* The next line of *text, which is cut there; NULL at its end. */

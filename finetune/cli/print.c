@@ -29,6 +29,10 @@ bool print_targets(FILE *out, const struct lora_module *modules, int64_t n,
         struct text kinds = { 0 };
         char rank[32] = "-";
         kinds_of(&s, b, &kinds);
+        if (kinds.failed) {
+            text_free(&kinds);
+            return err_no_memory(err, "the table of what is adapted");
+        }
         if (c->r_max > 0)
             snprintf(rank, sizeof rank, c->r_min == c->r_max ? "%" PRId64 : "%" PRId64 "-%" PRId64,
                      c->r_min, c->r_max);

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include <unistd.h>
+
 #include "finetune/export/verify.h"
 #include "kernels/core/file.h"
 #include "lora/format_peft.h"
@@ -127,16 +129,18 @@ static void note_vllm(const struct export_source *s, int64_t r, struct text *not
 
 /* ---- writing ---- */
 
-/* What does not prove itself must not be taken for an export. */
-static void remove_files(const char *dir)
+/* What does not prove itself must not be taken for an export; a folder made for it goes, too. */
+static void undo(const char *dir, bool was_there, bool is_written)
 {
     static const char *const names[] = { PEFT_CONFIG_NAME, PEFT_TENSORS_NAME };
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    for (size_t i = 0; (is_written || !was_there) && i < sizeof names / sizeof *names; i++) {
         char *path = file_join(dir, names[i]);
         if (path != NULL)
             (void)remove(path);
         free(path);
     }
+    if (!was_there)
+        (void)rmdir(dir);
 }
 
 /* Writes the folded adapter; its values are given back before the files are read again. */
@@ -162,11 +166,14 @@ static bool write_folded(const struct export_source *s, enum lora_engine engine,
 bool export_peft(const struct export_source *s, enum lora_engine engine, const char *out_dir,
                  struct text *notes, struct err *err)
 {
-    if (!refuse_incurable(s, engine, err) || !write_folded(s, engine, out_dir, notes, err))
+    const bool was_there = file_exists(out_dir);
+    if (!refuse_incurable(s, engine, err))
         return false;
-    const bool ok = export_verify_peft(s, out_dir, err) && check_result(s, engine, out_dir, err);
+    const bool is_written = write_folded(s, engine, out_dir, notes, err);
+    const bool ok =
+        is_written && export_verify_peft(s, out_dir, err) && check_result(s, engine, out_dir, err);
     if (!ok)
-        remove_files(out_dir);
+        undo(out_dir, was_there, is_written);
     return ok;
 }
 
@@ -174,10 +181,10 @@ bool export_import(const struct export_source *s, const char *out_dir, struct er
 {
     const struct peft_model_facts facts = { .base_model = s->base_name,
                                             .tied = s->config.tie_word_embeddings };
-    if (!peft_write(out_dir, &s->adapter, &s->lora, &facts, err))
-        return false;
-    const bool ok = export_verify_peft(s, out_dir, err);
+    const bool was_there = file_exists(out_dir);
+    const bool is_written = peft_write(out_dir, &s->adapter, &s->lora, &facts, err);
+    const bool ok = is_written && export_verify_peft(s, out_dir, err);
     if (!ok)
-        remove_files(out_dir);
+        undo(out_dir, was_there, is_written);
     return ok;
 }

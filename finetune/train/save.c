@@ -111,8 +111,6 @@ bool trainer_save_checkpoint(struct trainer *t, struct err *err)
 {
     if (t->saving == t->state.step)
         return true;
-    if (!check_finite(t, err))
-        return false;
     t->state.log_bytes = t->metrics.bytes;
     struct saver_job job = { .step = t->state.step,
                              .state = state_to_json(&t->state, &t->shape, t->identity),

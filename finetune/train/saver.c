@@ -1,5 +1,7 @@
 #include "finetune/train/saver.h"
 
+#include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -84,6 +86,18 @@ static void drop_job(struct saver *s)
     s->job = (struct saver_job){ 0 };
 }
 
+/* An update of a finite gradient can still overflow. */
+static bool check_finite(const struct saver *s, struct err *err)
+{
+    bool finite = true;
+    for (int64_t i = 0; i < s->blocks.n_param; i++)
+        finite &= isfinite(s->blocks.params[i]) != 0;
+    return finite || err_set(err, ERR_NUMERICS,
+                             "the adapter holds values that are not finite after step %" PRId64
+                             " and is not written; lower learning_rate",
+                             s->job.step);
+}
+
 /* The new one is read again and held against its manifest before an older one goes. */
 static void write_job(struct saver *s)
 {
@@ -98,7 +112,7 @@ static void write_job(struct saver *s)
     clock_gettime(CLOCK_MONOTONIC, &from);
     char *path = checkpoint_path(s->output_dir, c.step);
     const bool ok = (path != NULL || err_no_memory(&s->err, s->output_dir)) &&
-                    checkpoint_write(s->output_dir, &c, &s->err) &&
+                    check_finite(s, &s->err) && checkpoint_write(s->output_dir, &c, &s->err) &&
                     checkpoint_verify(path, &s->err) &&
                     checkpoint_prune(s->output_dir, s->keep, c.step, &s->err);
     free(path);

@@ -8,7 +8,8 @@
  *     ... at the end: ok = saver_finish(&s, err);
  *     saver_close(&s);
  *
- * One checkpoint at a time: saver_start waits for the one before, and tells of its failure.
+ * One checkpoint at a time: saver_start waits for the one before, and tells of its failure. Values
+ * that are not finite are none to write (ERR_NUMERICS).
  */
 #ifndef FINETUNE_TRAIN_SAVER_H
 #define FINETUNE_TRAIN_SAVER_H

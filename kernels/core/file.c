@@ -17,8 +17,7 @@ static int open_regular(const char *path, size_t *size, struct err *err)
     /* O_NONBLOCK: a FIFO without a writer must not hang the open. */
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) {
-        err_set(err, errno == ENOMEM ? ERR_NO_MEMORY : ERR_NO_INPUT, "%s: %s", path,
-                strerror(errno));
+        err_set(err, file_error(ERR_NO_INPUT), "%s: %s", path, strerror(errno));
         return -1;
     }
     struct stat st;
@@ -226,7 +225,28 @@ bool file_write(const char *path, const void *data, size_t size, struct err *err
 
 bool file_exists(const char *path)
 {
-    return access(path, F_OK) == 0;
+    return access(path, F_OK) == 0 ||
+           (errno != ENOENT && errno != ENOTDIR && errno != ENAMETOOLONG);
+}
+
+enum err_code file_error(enum err_code otherwise)
+{
+    return errno == ENOMEM ? ERR_NO_MEMORY : otherwise;
+}
+
+const char *file_next_name(DIR *folder, const char *path, bool *ok, struct err *err)
+{
+    for (;;) {
+        errno = 0;
+        const struct dirent *entry = readdir(folder);
+        if (entry == NULL) {
+            *ok = errno == 0 ||
+                  err_set(err, file_error(ERR_IO), "%s: cannot be read: %s", path, strerror(errno));
+            return NULL;
+        }
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            return entry->d_name;
+    }
 }
 
 bool file_is_directory(const char *path)

@@ -8,6 +8,7 @@
 #ifndef KERNELS_CORE_FILE_H
 #define KERNELS_CORE_FILE_H
 
+#include <dirent.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -54,11 +55,19 @@ bool file_sync_folder(const char *path, struct err *err);
  * not. */
 bool file_check_space(const char *folder, size_t bytes, struct err *err);
 
+/* False where nothing is there. Where that cannot be told it is true: opening it says why. */
 bool file_exists(const char *path);
 bool file_is_directory(const char *path);
 
 /* mkdir -p; the names made are synced. */
 bool file_make_directory(const char *path, struct err *err);
+
+/* ERR_NO_MEMORY where errno says that memory is out, else the other. */
+enum err_code file_error(enum err_code otherwise);
+
+/* The next name in an open folder but "." and ".."; NULL at the end, and with *ok false where it
+ * cannot be read. path is for the message. */
+const char *file_next_name(DIR *folder, const char *path, bool *ok, struct err *err);
 
 /* folder/name, or name when it is absolute; NULL when memory is out; caller frees. */
 char *file_join(const char *folder, const char *name);

@@ -76,7 +76,7 @@ json_t *json_parse(const char *bytes, size_t n, const char *place, struct err *e
     return NULL;
 }
 
-char *json_text(const json_t *value, size_t flags)
+char *json_to_text(const json_t *value, size_t flags)
 {
     char *text = value != NULL ? json_dumps(value, flags) : NULL;
     if (!json_memory_failed())

@@ -22,7 +22,7 @@ json_t *json_parse(const char *bytes, size_t n, const char *place, struct err *e
 
 /* json_dumps, and NULL too when anything failed for memory since the values began to be built: what
  * json_object_set_new and its like return need not be looked at. Caller frees. */
-char *json_text(const json_t *value, size_t flags);
+char *json_to_text(const json_t *value, size_t flags);
 
 /* A whole file of at most `limit` bytes whose root is an object. */
 json_t *json_load_object(const char *path, size_t limit, struct err *err);

@@ -47,6 +47,11 @@ bool json_memory_failed(void)
     return failed;
 }
 
+void json_memory_fail(void)
+{
+    memory.failed = true;
+}
+
 /* ---- parsing ---- */
 
 enum { BUFFER = 1024 /* what jansson asks for at once */, VALUE = 256 /* bytes, of "[" or "{" */ };

@@ -20,4 +20,7 @@ json_t *json_memory_load(const char *bytes, size_t n, size_t flags, json_error_t
 /* Whether an allocation of jansson failed in this thread since the last call that said so. */
 bool json_memory_failed(void);
 
+/* For who had no memory for what a value was to be made of. */
+void json_memory_fail(void);
+
 #endif

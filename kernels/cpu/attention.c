@@ -254,7 +254,7 @@ static void forward_queries(const struct attention_args *a, int64_t head, int64_
             if (w.n_k == 0)
                 continue;
             with_keys(a, &w, reals_in(a->q), kt, scale_of(a), scores);
-            softmax_tile(a, &w, scores, f.top + q0 - first, f.sum + q0 - first);
+            softmax_tile(a, &w, scores, f.top + (q0 - first), f.sum + (q0 - first));
             add_to_queries(a, &w, scores, &v, reals_of(a->o));
         }
     }

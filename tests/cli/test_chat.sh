@@ -162,6 +162,12 @@ check 'what carries loss' grep -q '<b title="2" class="special">&lt;|endoftext|&
 check 'what does not' grep -q '<i title="1" class="special">&lt;|startoftext|&gt;</i>' "$scratch/page.html"
 refuses 73 "$scratch/none/page.html: cannot be created: No such file or directory" \
     preview "$scratch/text.yaml" --html "$scratch/none/page.html"
+refuses 73 "$scratch/text.jsonl: is there and no HTML page, and is left alone; give another name" \
+    preview "$scratch/text.yaml" --html "$scratch/text.jsonl"
+refuses 73 "$scratch: is a folder; expected a file, such as $scratch/preview.html" \
+    preview "$scratch/text.yaml" --html "$scratch"
+refuses 64 "command line: the name of what to write is empty" preview "$scratch/text.yaml" --html ""
+works preview "$scratch/text.yaml" --html "$scratch/page.html"
 refuses 64 "command line: --n: '-1' is out of range; expected a whole number of at least 0" \
     preview "$scratch/text.yaml" -n -1
 refuses 64 "command line: --n: needs a value; expected --n N" preview "$scratch/text.yaml" -n
@@ -241,6 +247,50 @@ works generate $model chat_template=jamba $few --chat --tools "$scratch/tools.js
 check 'with tools and documents' same 1 "$(wc -l <"$out")"
 input=$'a\xff\n'
 refuses 65 'stdin:1: is longer than 16 MiB or no text; expected a line of UTF-8' generate $model $chatml --chat
+head -c 17000000 /dev/zero | tr '\0' a >"$scratch/long"
+"$program" generate $model $chatml --chat <"$scratch/long" >"$out" 2>"$err"
+check 'a line without end' same '65 jambatune: stdin:1: is longer than 16 MiB or no text; expected a line of UTF-8' "$? $(cat "$err")"
+
+# A model that calls two tools, and the results of both typed in: the template takes neither for the user's.
+cat >"$scratch/calls.jinja" <<'TEMPLATE'
+{%- for m in messages -%}
+{%- if m.role == 'user' and m.content in ['3', '4'] %}{{ raise_exception('a result as a question') }}{% endif -%}
+{%- if m.role == 'tool' and [m.name, m.content] not in [['f', '3'], ['g', '4']] %}{{ raise_exception('whose result?') }}{% endif -%}
+{{ m.role[0] }}:{{ m.content if m.content }}
+{%- for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %};
+{%- endfor %}{% if add_generation_prompt %}a:{% endif %}
+TEMPLATE
+cat >"$scratch/calls.jsonl" <<'DATA'
+{"messages": [{"role": "user", "content": "the time"}, {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": {}}}, {"function": {"name": "g", "arguments": {}}}]}, {"role": "tool", "name": "f", "content": "3"}, {"role": "tool", "name": "g", "content": "4"}, {"role": "assistant", "content": "three four"}]}
+DATA
+cat >"$scratch/calls.yaml" <<RECIPE
+base_model: $PWD/$base
+chat_template: calls.jinja
+datasets: [{path: calls.jsonl, type: chat}]
+lora_r: 16
+lora_alpha: 32
+lora_target_modules: [in_proj, x_proj, out_proj, gate_proj, up_proj, down_proj, embed_tokens, lm_head]
+micro_batch_size: 1
+learning_rate: 1e-2
+max_steps: 60
+output_dir: calls
+RECIPE
+input=''
+run train "$scratch/calls.yaml"
+check 'training on calls' same 0 "$code"
+talk=(generate "$scratch/calls.yaml" --adapter "$scratch/calls" --chat --temperature 0 --max-new-tokens 100)
+calls='<tool_call>{"name": "f", "arguments": {}}</tool_call><tool_call>{"name": "g", "arguments": {}}</tool_call>'
+input=$'the time\n3\n4\n'
+works "${talk[@]}"
+check 'results typed in are results' same "$calls
+three four" "$(cat "$out")"
+input=$'the time\n3\n'
+works "${talk[@]}"
+check 'no answer before all results are there' same "$calls" "$(cat "$out")"
+input=$'the time\n4\n3\n'
+run "${talk[@]}"
+check 'results go to the calls in their order' same '65 jambatune: stdin:3: the chat template refuses it: "whose result?"' "$code $(cat "$err")"
+
 input='Hi'
 refuses 65 "$scratch/one.json: is an object; expected a list of objects for --tools" \
     generate $model $chatml --chat --tools "$scratch/one.json"

@@ -178,7 +178,25 @@ refuses 64 "${usage}--base does not go with --gguf-base, which names the base" e
 refuses 64 "${usage}a word is missing; usage: jambatune export ADAPTER --to peft|gguf|merged OUT" export --to peft "$adapter"
 refuses 64 "${usage}unexpected 'y'; usage: jambatune export --gguf-base BASE OUT" export --gguf-base $moe "$scratch/x" y
 refuses 64 "${usage}'r=4' would change a recipe, and none is read here (a file of that name is './r=4')" export --to peft "$adapter" r=4
+for words in 'export --to peft' 'export --to gguf' 'export --to merged' import; do
+    refuses 64 "${usage}the name of what to write is empty" $words "$adapter" ""
+done
+refuses 64 "${usage}the name of what to write is empty" export --gguf-base $moe ""
 check 'no wrong line made anything' [ ! -e "$scratch/x" ]
+
+# ---- a disk that is full, a place that cannot be ----
+
+for words in 'export --to peft' 'export --to gguf' 'export --to merged' import; do
+    (ulimit -f 8; trap '' XFSZ; exec "$program" $words "$adapter" "$scratch/full") >"$out" 2>"$err" </dev/null
+    check "$words: a full disk" same 74 "$?"
+    check "$words: says so" grep -qE "^jambatune: .*/full.*: cannot be written: File too large$" "$err"
+    check "$words: leaves nothing" [ ! -e "$scratch/full" ]
+done
+for words in 'export --to peft' 'export --to merged' import; do
+    refuses 73 "jambatune: $scratch/data.jsonl: cannot be created: File exists" $words "$adapter" "$scratch/data.jsonl/o"
+done
+refuses 73 "jambatune: $scratch/data.jsonl/o: cannot be created: Not a directory" \
+    export --to gguf "$adapter" "$scratch/data.jsonl/o"
 
 # ---- which base ----
 

@@ -101,22 +101,35 @@ static void cut_everywhere(const struct format *f, const uint8_t *bytes, size_t 
     }
 }
 
-static void flip_bits(const struct format *f, uint8_t *bytes, size_t n, size_t every,
-                      struct count *count)
-{
-    for (size_t bit = 0; bit < 8 * n; bit += every) {
-        const uint8_t flip = (uint8_t)(1u << (bit % 8));
-        bytes[bit / 8] ^= flip;
-        run(f, bytes, n, count);
-        bytes[bit / 8] ^= flip;
-    }
-}
-
 /* Odd, so that every place in a byte has its turn. */
 static size_t stride(size_t n)
 {
     const size_t n_flip = fuzz_is_sanitized() ? 100 : 1000;
     return every_bit != 0 ? every_bit : (8 * n / n_flip) | 1;
+}
+
+/* From byte `sealed` on there is a digest, and no bit may be another. */
+static void flip_bits(const struct format *f, uint8_t *bytes, size_t n, size_t sealed,
+                      struct count *count)
+{
+    const size_t every = sealed < n ? 1 : stride(n);
+    for (size_t bit = 0; bit < 8 * n; bit += every) {
+        const uint8_t flip = (uint8_t)(1u << (bit % 8));
+        bytes[bit / 8] ^= flip;
+        if (run(f, bytes, n, count) && bit / 8 >= sealed)
+            fail_msg("%s: bit %zu is another, and the digest does not tell", f->name, bit);
+        bytes[bit / 8] ^= flip;
+    }
+}
+
+/* Where the digest of a seed begins to hold: files named "sealed" have one, of a pair the second.
+ */
+static size_t seal_of(const char *path, const char *bytes, size_t n)
+{
+    if (!text_ends_with(path, "/sealed"))
+        return n;
+    const char *zero = text_starts_with(bytes, "{") ? memchr(bytes, 0, n) : NULL;
+    return zero != NULL ? (size_t)(zero - bytes) + 1 : 0;
 }
 
 static void damage(const struct format *f, const char *path, struct count *count)
@@ -130,7 +143,7 @@ static void damage(const struct format *f, const char *path, struct count *count
     count->n_seed++;
     if (every_bit != 0 || n <= SAMPLE_BYTES)
         cut_everywhere(f, (const uint8_t *)bytes, n, count);
-    flip_bits(f, (uint8_t *)bytes, n, stride(n), count);
+    flip_bits(f, (uint8_t *)bytes, n, seal_of(path, bytes, n), count);
     free(bytes);
 }
 

@@ -195,7 +195,7 @@ static void encode_word(const struct tokenizer *tok, const char *what, const cha
     fuzz_unlimit_memory();
     /* A match has a bound of its own. */
     if (!ok &&
-        strstr(err.text, "a regular expression of the pre-tokenizer needs more than") == NULL)
+        strstr(err.text, "a regular expression of the pre-tokenizer takes too many steps") == NULL)
         fail_msg("%s: %s: %s", what, unit, err.text);
     assert_true(ok ? out.n > 0 : err.code == ERR_DATA && out.n == 0);
     token_list_free(&out);
@@ -210,7 +210,7 @@ static void a_word_of_ten_megabytes_is_read_in_time(void **state)
         "tests/fixtures/tokenizers/llama", "tests/fixtures/tokenizers/metaspace",
         "tests/fixtures/tokenizers/split",
     };
-    static const char *const units[] = { "a", "thequickbrownfox", "\xE6\xBC\xA2", "7" };
+    static const char *const units[] = { "a", "thequickbrownfox", "7" };
     for (size_t i = 0; i < COUNT(folders); i++) {
         struct tokenizer *tok = tokenizer_open(folders[i], NULL);
         assert_non_null(tok);

@@ -39,12 +39,12 @@ LLVM_PROFILE_FILE="$work/profiles/%p.profraw" ctest --test-dir "$build" -R "$tes
 version=$(clang --version | sed -n 's/.*version \([0-9]*\).*/\1/p' | head -1)
 tool() { command -v "$1-$version" || command -v "$1"; }
 "$(tool llvm-profdata)" merge -sparse -o "$work/all.profdata" "$work"/profiles/*.profraw
-objects=()
-for target in "${targets[@]}"; do
+objects=("$build/${targets[0]}")
+for target in "${targets[@]:1}"; do
     objects+=(-object "$build/$target")
 done
 "$(tool llvm-cov)" report -instr-profile "$work/all.profdata" "${objects[@]}" "${readers[@]}" \
-    >"$work/report.txt" 2>"$work/report.log"
+    >"$work/report.txt" 2>"$work/report.log" || { cat "$work/report.log"; exit 1; }
 awk 'BEGIN { printf "%-36s %7s %7s %8s\n", "file", "lines", "missed", "share" }
     /\.c / || /^TOTAL/ { printf "%-36s %7d %7d %7.1f%%\n", $1, $8, $9, 100 * ($8 - $9) / $8 }' \
     "$work/report.txt"

@@ -371,6 +371,73 @@ static void a_spelled_special_token_that_cannot_be_found_is_refused(void **state
                    "something else; take it out, or leave the record out");
 }
 
+/* What a template and a message, or two messages, spell together. */
+static void a_special_token_that_a_message_completes_stays_text(void **state)
+{
+    struct fixture *f = *state;
+    static const struct {
+        const char *template, *record;
+    } cases[] = {
+        { EACH "<|bom|>{{ m.content }}|>" END, "{'role':'user','content':'a<|eom'}" },
+        { EACH "<|bom|>{{ m.content }}om|>" END, "{'role':'user','content':'<|e'}" },
+        { EACH "<|bom|>{{ m.content | trim }}|>" END, "{'role':'user','content':'a<|eom \\n'}" },
+        { EACH "<|bom|><|{{ m.content }}" END, "{'role':'user','content':'eom|> b'}" },
+        { EACH "<|bom|><|{{ m.content }}|>" END, "{'role':'user','content':'eom'}" },
+        { EACH "<|bom|>{{ m.name }}{{ m.content }}" END,
+          "{'role':'user','name':'a<|e','content':'om|> b'}" },
+        { EACH "<|bom|>{{ tools[0].function.description }}|>" END,
+          "{'role':'user','content':'b'}" },
+        { EACH "<|bom|>{{ m.content }}|>" END, "{'role':'user','content':'<|eom|><|eom'}" },
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct chat_rendering r = { 0 };
+        struct err err = { 0 };
+        char record[512];
+        snprintf(record, sizeof record,
+                 "{'messages':[%s],'tools':[{'name':'f','description':'a <|eom'}]}",
+                 cases[i].record);
+        if (!render(f, cases[i].template, record, &(struct chat_options){ .train_on_inputs = true },
+                    &r, &err))
+            fail_msg("%zu: %s", i, err.text);
+        assert_non_null(strstr(r.text, "<|eom|>")); /* it is spelled */
+        assert_int_equal(count_special(f, &r, "<|bom|>"), 1);
+        assert_int_equal(count_special(f, &r, "<|eom|>"), 0);
+        chat_rendering_free(&r);
+    }
+}
+
+static void what_only_looks_like_a_part_changes_nothing(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const templates[] = {
+        EACH "<|bom|><|{{ m.role }}|>{{ m.content }}<|eom|>" END, /* a role is the template's */
+        EACH "<|bom|><|user|>{% if m.content == 'eom' %}!{% endif %}{{ m.content }}<|eom|>" END,
+    };
+    static const char *const contents[] = { "a<", "|> a", ">", "<|", "eom", "user" };
+    for (size_t t = 0; t < COUNT(templates); t++) {
+        for (size_t i = 0; i < COUNT(contents); i++) {
+            struct chat_rendering r = { 0 };
+            struct err err = { 0 };
+            char record[256];
+            snprintf(record, sizeof record, "{'messages':[{'role':'user','content':'%s'}]}",
+                     contents[i]);
+            if (!render(f, templates[t], record, &(struct chat_options){ .train_on_inputs = true },
+                        &r, &err))
+                fail_msg("%s: %s", contents[i], err.text);
+            assert_int_equal(count_special(f, &r, "<|bom|>"), 1);
+            assert_int_equal(count_special(f, &r, "<|user|>"), 1);
+            assert_int_equal(count_special(f, &r, "<|eom|>"), 1);
+            chat_rendering_free(&r);
+        }
+    }
+    expect_refusal(f, EACH "{{ m.content | length }}{{ m.content }}" END,
+                   "{'messages':[{'role':'user','content':'a <|eo'}]}",
+                   &(struct chat_options){ .train_on_inputs = true },
+                   "x:1: messages[0] begins or ends with a part of a special token, \"<|eo\", and "
+                   "whether the template makes it whole cannot be found: with marks around it the "
+                   "template renders something else; take it out, or leave the record out");
+}
+
 static void nothing_is_put_around_the_template_s_text(void **state)
 {
     struct fixture *f = *state;
@@ -515,6 +582,8 @@ int main(void)
         cmocka_unit_test(what_cannot_be_found_is_refused_with_its_reason),
         cmocka_unit_test(a_spelled_special_token_stays_text),
         cmocka_unit_test(a_spelled_special_token_that_cannot_be_found_is_refused),
+        cmocka_unit_test(a_special_token_that_a_message_completes_stays_text),
+        cmocka_unit_test(what_only_looks_like_a_part_changes_nothing),
         cmocka_unit_test(nothing_is_put_around_the_template_s_text),
         cmocka_unit_test(what_the_template_says_is_shown_with_the_place),
         cmocka_unit_test(conversations_become_documents),

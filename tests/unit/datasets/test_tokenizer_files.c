@@ -450,10 +450,37 @@ static void an_expression_that_never_ends_is_stopped(void **state)
     memset(text, 'a', sizeof text);
     struct token_list out = { 0 };
     assert_false(tokenizer_encode(tok, text, sizeof text, false, &out, &err));
-    assert_string_equal(
-        err.text, "a regular expression of the pre-tokenizer needs more than 5000000 steps on a "
-                  "text of 65 bytes");
+    assert_string_equal(err.text,
+                        "a regular expression of the pre-tokenizer takes too many steps on a "
+                        "text of 65 bytes");
     token_list_free(&out);
+    tokenizer_free(tok);
+}
+
+/* No start of a match takes long here, and there are many of them. */
+static void a_word_that_never_matches_takes_no_quadratic_time(void **state)
+{
+    struct scratch *s = *state;
+    write_spoilt(s, "\\\\d", "[ab]+[0-9]");
+    struct err err = { 0 };
+    struct tokenizer *tok = tokenizer_open(s->folder, &err);
+    assert_non_null(tok);
+    enum { N = 1 << 20 };
+    char *text = malloc(N);
+    assert_non_null(text);
+    memset(text, 'a', N);
+    struct token_list out = { 0 };
+    assert_false(tokenizer_encode(tok, text, N, false, &out, &err));
+    assert_string_equal(
+        err.text, "a regular expression of the pre-tokenizer takes too many steps on a text of "
+                  "1048577 bytes");
+    assert_int_equal(err.code, ERR_DATA);
+    for (int i = 0; i < N; i += 100)
+        text[i] = '1';
+    if (!tokenizer_encode(tok, text, N, false, &out, &err))
+        assert_string_equal(err.text, "");
+    token_list_free(&out);
+    free(text);
     tokenizer_free(tok);
 }
 
@@ -480,6 +507,8 @@ int main(void)
                                         remove_scratch),
         cmocka_unit_test_setup_teardown(an_expression_that_never_ends_is_stopped, make_scratch,
                                         remove_scratch),
+        cmocka_unit_test_setup_teardown(a_word_that_never_matches_takes_no_quadratic_time,
+                                        make_scratch, remove_scratch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

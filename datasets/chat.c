@@ -7,6 +7,7 @@
 #include "datasets/chat_message.h"
 #include "datasets/chat_tools.h"
 #include "kernels/core/json.h"
+#include "kernels/core/json_memory.h"
 #include "kernels/core/text.h"
 
 static const struct data_source no_source = { .type = DATA_CHAT };
@@ -213,7 +214,11 @@ bool chat_read(json_t *json, const struct data_source *source, const char *place
                               .place = place,
                               .out = out,
                               .err = err };
-    if (read_record(&r))
+    /* jansson copies what there is room for, and says nothing of the rest. */
+    json_memory_failed();
+    const bool ok = read_record(&r);
+    const bool has_memory = !json_memory_failed() || chat_no_memory(&r);
+    if (ok && has_memory)
         return true;
     chat_free(out);
     return false;

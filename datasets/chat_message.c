@@ -204,6 +204,14 @@ static bool set(const struct chat_reading *r, json_t *object, const char *key, j
     return json_object_set_new(object, key, value) == 0 || chat_no_memory(r);
 }
 
+/* A value of ours, for set. */
+static json_t *made(const struct chat_reading *r, json_t *value)
+{
+    if (value == NULL)
+        chat_no_memory(r);
+    return value;
+}
+
 /* ShareGPT's function_call: the content is the JSON of one call, or of a list. */
 static bool read_call_content(const struct chat_reading *r, const struct message *m, json_t *value)
 {
@@ -224,7 +232,10 @@ static bool read_call_content(const struct chat_reading *r, const struct message
     }
     json_t *read = chat_tools_read_calls(calls, what, r->err);
     json_decref(calls);
-    return set(r, m->object, "content", json_null()) && set(r, m->object, "tool_calls", read);
+    if (set(r, m->object, "content", json_null()))
+        return set(r, m->object, "tool_calls", read);
+    json_decref(read);
+    return false;
 }
 
 static bool read_calls(const struct chat_reading *r, const struct message *m, json_t *value)
@@ -262,7 +273,7 @@ static bool read_member(const struct chat_reading *r, const struct message *m, c
 {
     const char *train = chat_name_or(r->source->field_train, "train");
     if (strcmp(key, m->role_field) == 0)
-        return set(r, m->object, "role", json_string(role_names[m->role->role].name));
+        return set(r, m->object, "role", made(r, json_string(role_names[m->role->role].name)));
     if (strcmp(key, m->content_field) == 0 && m->role->is_call)
         return read_call_content(r, m, value);
     if (strcmp(key, m->content_field) == 0)

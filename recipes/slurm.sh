@@ -33,8 +33,17 @@ if [ $# -eq 0 ]; then
 fi
 resume=--resume # from the start where there is no checkpoint yet
 for word in "$@"; do
-    [ "$word" != --resume ] || resume=
+    # --overwrite is for the first start: later ones go on
+    [ "$word" != --resume ] && [ "$word" != --overwrite ] || resume=
 done
+
+if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
+    words=()
+    for word in "$@"; do
+        [ "$word" = --overwrite ] && resume=--resume || words+=("$word")
+    done
+    set -- "${words[@]}"
+fi
 
 # In the background: bash runs a trap only while it waits. srun hands signals on to the program.
 srun "${JAMBATUNE:-jambatune}" train "$@" $resume &

@@ -79,9 +79,12 @@ static volatile sig_atomic_t is_running;
 static void watched_signals(sigset_t *set)
 {
     static const int signals[] = { SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 };
+    struct sigaction hangup;
     sigemptyset(set);
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
         sigaddset(set, signals[i]);
+    if (sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler == SIG_IGN)
+        sigdelset(set, SIGHUP); /* nohup */
 }
 
 /* The next one that asks for a stop. */
@@ -287,8 +290,7 @@ int train_run(const struct recipe *recipe, const struct train_flags *flags)
               print_opening(&t, &err);
     if (ok) {
         is_running = 1;
-        ok = trainer_run(&t, &watch, &err);
-        is_running = 0;
+        ok = trainer_run(&t, &watch, &err); /* and stays running: the end is no time to stop at */
     }
     progress_end(&progress);
     int code = ok && print_closing(&t, &err) ? 0 : cli_fail(&err);
@@ -324,6 +326,12 @@ int cmd_train(int argc, char **argv)
     if (!cli_parse(argc, argv, options, sizeof options / sizeof *options, &words, &err) ||
         !cli_expect_args(&words, 1, 1, "jambatune train RECIPE [key=value ...]", &err))
         return cli_fail(&err);
+    if (flags.resume && flags.overwrite) {
+        err_set(&err, ERR_USAGE,
+                "command line: --resume and --overwrite together: one goes on with what the other "
+                "removes; give one of them");
+        return cli_fail(&err);
+    }
     if (each)
         return train_each(words.args[0], &words, &flags);
     add_keys(&flags, &words);

@@ -36,6 +36,9 @@ bool each_signals_open(struct each_signals *s, struct err *err)
     sigemptyset(&set);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         sigaddset(&set, numbers[i]);
+    struct sigaction hangup;
+    if (sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler == SIG_IGN)
+        sigdelset(&set, SIGHUP); /* nohup */
     *s = EACH_SIGNALS_NONE;
     if (sigprocmask(SIG_BLOCK, &set, &s->before) != 0)
         return err_set(err, ERR_INTERNAL, "signals cannot be blocked: %s", strerror(errno));

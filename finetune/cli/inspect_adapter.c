@@ -9,6 +9,7 @@
 #include "finetune/cli/cli.h"
 #include "finetune/cli/inspect.h"
 #include "kernels/core/file.h"
+#include "kernels/core/manifest.h"
 #include "kernels/core/text.h"
 #include "lora/config.h"
 #include "lora/format_peft.h"
@@ -266,7 +267,7 @@ json_t *inspect_adapter(const char *dir, struct err *err)
     struct lora_config config = { 0 };
     struct scan scan = { .config = &config };
     json_t *facts = NULL;
-    if (peft_read_config(dir, &config, err)) {
+    if (manifest_check(dir, err) && peft_read_config(dir, &config, err)) {
         const bool ok = scan_tensors(&scan, dir, err);
         facts = collect(dir, &config, &scan);
         if (ok && facts == NULL)

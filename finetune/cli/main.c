@@ -149,6 +149,7 @@ int main(int argc, char **argv)
 {
     sleep_while_waiting(argv);
     hold_standard_streams();
+    signal(SIGXFSZ, SIG_IGN); /* ulimit -f: the write fails, and says so */
     signal(SIGPIPE, SIG_IGN); /* a reader that went away is an error of writing, seen there */
     if (argc < 2) {
         fputs(usage, stderr);

@@ -6,6 +6,7 @@
 #include "finetune/model/weights.h"
 #include "kernels/core/file.h"
 #include "kernels/core/json.h"
+#include "kernels/core/manifest.h"
 #include "kernels/core/text.h"
 #include "lora/format_peft.h"
 
@@ -74,6 +75,7 @@ bool export_open(struct export_source *s, const char *adapter_dir, const char *b
 {
     *s = (struct export_source){ .adapter_dir = text_copy(adapter_dir) };
     const bool ok = (s->adapter_dir != NULL || err_no_memory(err, adapter_dir)) &&
+                    manifest_check(adapter_dir, err) &&
                     peft_read_config(adapter_dir, &s->lora, err) && find_base(s, base, err) &&
                     list_modules(s, err) &&
                     peft_choices_from_tensors(adapter_dir, s->modules, s->n_module, &s->lora,

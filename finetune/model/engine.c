@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "kernels/core/manifest.h"
 #include "lora/format_peft.h"
 
 static bool list_modules(struct engine *e, struct err *err)
@@ -78,7 +79,8 @@ bool engine_choose(struct engine *e, const struct lora_config *lora, struct err 
 
 bool engine_choose_from(struct engine *e, const char *adapter_dir, struct err *err)
 {
-    return allocate_choices(e, err) && peft_read_config(adapter_dir, &e->lora, err) &&
+    return allocate_choices(e, err) && manifest_check(adapter_dir, err) &&
+           peft_read_config(adapter_dir, &e->lora, err) &&
            peft_choices_from_tensors(adapter_dir, e->modules, e->n_module, &e->lora, e->choices,
                                      err);
 }

@@ -12,10 +12,7 @@
 #include <unistd.h>
 
 #include "kernels/core/file.h"
-#include "kernels/core/json.h"
-#include "kernels/core/sha256.h"
-
-enum { FORMAT = 1, MANIFEST_LIMIT = 1 << 16 };
+#include "kernels/core/manifest.h"
 
 static const char prefix[] = "checkpoint-";
 static const char temporary[] = ".tmp";
@@ -39,116 +36,52 @@ char *checkpoint_path(const char *output_dir, int64_t step)
     return file_join(output_dir, name);
 }
 
-/* ---- the manifest ---- */
-
-static bool add_file(json_t *files, const char *dir, const char *name, struct err *err)
-{
-    char hex[SHA256_HEX_SIZE], *path = file_join(dir, name);
-    uint64_t size = 0;
-    bool ok = path != NULL || err_no_memory(err, dir);
-    ok = ok && sha256_file(path, hex, &size, err);
-    if (ok &&
-        json_object_set_new(files, name,
-                            json_pack("{s:I,s:s}", "bytes", (json_int_t)size, "sha256", hex)) != 0)
-        ok = err_no_memory(err, dir);
-    free(path);
-    return ok;
-}
-
-static bool write_manifest(const char *dir, struct err *err)
-{
-    json_t *files = json_object(), *root = json_object();
-    bool ok = (files != NULL && root != NULL) || err_no_memory(err, dir);
-    for (int i = 0; ok && i < N_NAME; i++)
-        ok = add_file(files, dir, names[i], err);
-    ok = ok && ((json_object_set_new(root, "format", json_integer(FORMAT)) == 0 &&
-                 json_object_set(root, "files", files) == 0) ||
-                err_no_memory(err, dir));
-    char *text = ok ? json_dumps(root, JSON_INDENT(1)) : NULL;
-    char *path = file_join(dir, CHECKPOINT_MANIFEST);
-    if (ok && (text == NULL || path == NULL))
-        ok = err_no_memory(err, dir);
-    ok = ok && file_write(path, text, strlen(text), err);
-    free(path);
-    free(text);
-    json_decref(files);
-    json_decref(root);
-    return ok;
-}
-
-static bool verify_file(const char *dir, const char *name, json_t *entry, const char *place,
-                        struct err *err)
-{
-    char hex[SHA256_HEX_SIZE], *path = NULL;
-    const char *want = NULL;
-    int64_t bytes = 0;
-    uint64_t size = 0;
-    if (!json_is_object(entry))
-        return err_set(err, ERR_DATA, "%s: '%s' is %s; expected an object", place, name,
-                       entry == NULL ? "missing" : json_type_name(entry));
-    if (!json_get_int(entry, "bytes", true, 0, INT64_MAX, &bytes, place, err) ||
-        !json_get_string(entry, "sha256", true, &want, place, err))
-        return false;
-    path = file_join(dir, name);
-    bool ok = path != NULL ? sha256_file(path, hex, &size, err) : err_no_memory(err, dir);
-    if (ok && size != (uint64_t)bytes)
-        ok = err_set(err, ERR_DATA,
-                     "%s: is damaged: it has %" PRIu64 " bytes, the manifest says %" PRId64, path,
-                     size, bytes);
-    if (ok && strcmp(hex, want) != 0)
-        ok = err_set(err, ERR_DATA,
-                     "%s: is damaged: its SHA-256 is %.16s..., the manifest says %.16s...", path,
-                     hex, want);
-    free(path);
-    return ok;
-}
-
 bool checkpoint_verify(const char *dir, struct err *err)
 {
-    char *path = file_join(dir, CHECKPOINT_MANIFEST);
-    json_t *root = path == NULL ? NULL : json_load_object(path, MANIFEST_LIMIT, err);
-    int64_t format = 0;
-    bool ok = root != NULL || path != NULL || err_no_memory(err, dir);
-    ok = ok && root != NULL &&
-         json_get_int(root, "format", true, 1, INT32_MAX, &format, path, err) &&
-         (format == FORMAT || err_set(err, ERR_DATA,
-                                      "%s: has format %" PRId64 "; expected %d: it was written by "
-                                      "another version",
-                                      path, format, (int)FORMAT));
-    json_t *files = ok ? json_object_get(root, "files") : NULL;
-    if (ok && (!json_is_object(files) || json_object_size(files) != N_NAME ||
-               json_object_size(root) != 2))
-        ok = err_set(err, ERR_DATA, "%s: is damaged: expected \"format\" and %d \"files\"", path,
-                     (int)N_NAME);
-    for (int i = 0; ok && i < N_NAME; i++)
-        ok = verify_file(dir, names[i], json_object_get(files, names[i]), path, err);
-    json_decref(root);
-    free(path);
-    return ok;
+    return manifest_verify(dir, names, N_NAME, err);
 }
 
 /* ---- folders ---- */
 
-/* Removes a folder of plain files; one that is not there is removed already. */
-static bool remove_folder(const char *path, struct err *err)
+static bool fail_remove(const char *path, struct err *err)
 {
-    DIR *d = opendir(path);
-    if (d == NULL && (errno == ENOENT || errno == ENOTDIR))
-        return errno == ENOENT || unlink(path) == 0 ||
-               err_set(err, ERR_IO, "%s: cannot be removed: %s", path, strerror(errno));
-    if (d == NULL)
-        return err_set(err, ERR_IO, "%s: cannot be removed: %s", path, strerror(errno));
+    return err_set(err, ERR_IO, "%s: cannot be removed: %s", path, strerror(errno));
+}
+
+/* All that lies in a folder, which is closed. Links are removed, never followed; what others put
+ * there goes, too, up to a few folders deep. */
+static bool empty_folder(int fd, const char *path, int depth, struct err *err)
+{
+    DIR *d = fdopendir(fd);
+    if (d == NULL) {
+        close(fd);
+        return fail_remove(path, err);
+    }
     bool ok = true;
     const struct dirent *e;
     while (ok && (e = readdir(d)) != NULL) {
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 &&
-            unlinkat(dirfd(d), e->d_name, 0) != 0)
-            ok = err_set(err, ERR_IO, "%s/%s: cannot be removed: %s", path, e->d_name,
-                         strerror(errno));
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+            continue;
+        const int sub =
+            depth > 0 ? openat(fd, e->d_name, O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
+        ok = sub < 0 || empty_folder(sub, path, depth - 1, err);
+        if (ok && unlinkat(fd, e->d_name, sub >= 0 ? AT_REMOVEDIR : 0) != 0)
+            ok = fail_remove(path, err);
     }
     closedir(d);
-    return ok && (rmdir(path) == 0 ||
-                  err_set(err, ERR_IO, "%s: cannot be removed: %s", path, strerror(errno)));
+    return ok;
+}
+
+/* One that is not there is removed already; a file or a link of that name goes as such. */
+static bool remove_folder(const char *path, struct err *err)
+{
+    enum { DEPTH = 8 };
+    const int fd = open(path, O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 && (errno == ELOOP || errno == ENOTDIR))
+        return unlink(path) == 0 || fail_remove(path, err);
+    if (fd < 0)
+        return errno == ENOENT || fail_remove(path, err);
+    return empty_folder(fd, path, DEPTH, err) && (rmdir(path) == 0 || fail_remove(path, err));
 }
 
 /* A checkpoint goes by its new name first, so that a half-removed one is none. */
@@ -188,6 +121,9 @@ static bool list_named(const char *output_dir, const char *end, struct checkpoin
 {
     *list = (struct checkpoint_list){ 0 };
     DIR *d = opendir(output_dir);
+    if (d == NULL && errno == ENOTDIR)
+        return err_set(err, ERR_CANT_CREATE, "%s: is no folder; set another output_dir",
+                       output_dir);
     if (d == NULL)
         return errno == ENOENT ||
                err_set(err, ERR_NO_INPUT, "%s: cannot be read: %s", output_dir, strerror(errno));
@@ -236,8 +172,8 @@ bool checkpoint_find(const char *output_dir, char **dir, struct text *notes, str
         why = (struct err){ 0 };
         found = path != NULL && checkpoint_verify(path, &why);
         ok = path != NULL || err_no_memory(err, output_dir);
-        /* Out of memory says nothing of the file. */
-        if (ok && !found && why.code == ERR_NO_MEMORY)
+        /* What failed otherwise says nothing of the file. */
+        if (ok && !found && why.code != ERR_DATA && why.code != ERR_NO_INPUT)
             ok = err_set(err, why.code, "%s", why.text);
         if (ok && !found)
             text_printf(notes, "%s; %s%" PRId64 " is passed over\n", why.text, prefix,
@@ -315,8 +251,17 @@ static bool write_files(const char *dir, const struct checkpoint *c, struct err 
     const bool ok = (recipe != NULL || err_no_memory(err, dir)) &&
                     peft_write(dir, c->adapter, c->lora, &c->facts, err) &&
                     file_write(recipe, c->recipe, strlen(c->recipe), err) &&
-                    state_write(dir, &c->blocks, c->state, err) && write_manifest(dir, err);
+                    state_write(dir, &c->blocks, c->state, err) &&
+                    manifest_write(dir, names, N_NAME, err);
     free(recipe);
+    return ok;
+}
+
+static bool sync_folder_of(const char *path, struct err *err)
+{
+    char *folder = file_folder(path);
+    const bool ok = folder != NULL ? file_sync_folder(folder, err) : err_no_memory(err, path);
+    free(folder);
     return ok;
 }
 
@@ -325,7 +270,7 @@ static bool write_files(const char *dir, const struct checkpoint *c, struct err 
 static bool replace(const char *partial, const char *path, struct err *err)
 {
     if (renameat2(AT_FDCWD, partial, AT_FDCWD, path, RENAME_EXCHANGE) == 0)
-        return remove_folder(partial, err);
+        return sync_folder_of(path, err) && remove_folder(partial, err);
     char *old = text_format("%s.old", path);
     bool ok = old != NULL || err_no_memory(err, path);
     ok = ok && remove_folder(old, err);
@@ -371,7 +316,11 @@ bool checkpoint_set_aside(const char *output_dir, int64_t step, struct err *err)
         char *path = checkpoint_path(output_dir, list.steps[i]);
         char *aside = path == NULL ? NULL : text_format("%s.damaged", path);
         ok = aside != NULL || err_no_memory(err, output_dir);
-        if (ok && checkpoint_verify(path, NULL))
+        struct err why = { 0 };
+        const bool whole = ok && checkpoint_verify(path, &why);
+        if (ok && !whole && why.code != ERR_DATA && why.code != ERR_NO_INPUT)
+            ok = err_set(err, why.code, "%s", why.text);
+        if (whole)
             ok = err_set(err, ERR_CANT_CREATE,
                          "%s: is newer than the checkpoint to go on from; go on from this one, or "
                          "move it away",

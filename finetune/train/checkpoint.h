@@ -22,8 +22,6 @@
 #include "lora/config.h"
 #include "lora/format_peft.h"
 
-#define CHECKPOINT_MANIFEST "manifest.json"
-
 /* What is written; borrowed. */
 struct checkpoint {
     int64_t step;

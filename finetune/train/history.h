@@ -75,6 +75,7 @@ struct history {
 bool history_read(struct history *h, const char *dir, struct err *err);
 void history_free(struct history *h);
 
-const char *history_life_name(enum history_life life); /* "running", "finished", "stopped", "dead" */
+const char *
+history_life_name(enum history_life life); /* "running", "finished", "stopped", "dead" */
 
 #endif

@@ -158,7 +158,8 @@ static bool base_digest(const struct recipe *recipe, char hex[SHA256_HEX_SIZE], 
     struct names names = { 0 };
     bool ok = weights_locate(recipe->base_model, &folder, &config, err);
     if (ok && folder == NULL) { /* random: its seed is a key of the recipe */
-        ok = add_file(&sum, ".", config, err);
+        ok = sha256_file(config, hex, NULL, err);
+        add_text(&sum, hex);
     } else if (ok) {
         ok = list_base(folder, &names, err);
         for (size_t i = 0; ok && i < names.n; i++)
@@ -344,35 +345,39 @@ json_t *identity_of(const struct recipe *recipe, const struct engine *e,
 
 /* ---- comparing ---- */
 
+/* The next name of a list: commas and blanks apart. Its length; 0 at the end. */
+static size_t next_name(const char **p)
+{
+    *p += *p != NULL ? strspn(*p, ", ") : 0;
+    return *p != NULL ? strcspn(*p, ", ") : 0;
+}
+
 static bool is_allowed(const char *name, const char *allow)
 {
-    const size_t n = strlen(name);
-    for (const char *p = allow; p != NULL && *p != '\0';) {
-        const size_t some = strcspn(p, ",");
-        if (some == n && strncmp(p, name, n) == 0)
+    size_t n;
+    for (const char *p = allow; (n = next_name(&p)) > 0; p += n) {
+        if (n == strlen(name) && strncmp(p, name, n) == 0)
             return true;
-        p += some + (p[some] == ',');
     }
     return false;
 }
 
-static bool check_allow(const char *allow, struct err *err)
+bool identity_check_allowed(const char *allow, struct err *err)
 {
-    for (const char *p = allow; p != NULL && *p != '\0';) {
+    size_t n;
+    for (const char *p = allow; (n = next_name(&p)) > 0; p += n) {
         char name[64];
-        const size_t n = strcspn(p, ",");
         snprintf(name, sizeof name, "%.*s", (int)(n < sizeof name ? n : sizeof name - 1), p);
-        if (!is_among(name, may_change, COUNT(may_change))) {
-            struct text list = { 0 };
-            for (size_t i = 0; i < COUNT(may_change); i++)
-                text_printf(&list, "%s%s", i > 0 ? ", " : "", may_change[i]);
-            err_set(err, ERR_USAGE,
-                    "command line: --allow-change: '%s' may not differ; expected some of: %s", name,
-                    list.data != NULL ? list.data : "?");
-            text_free(&list);
-            return false;
-        }
-        p += n + (p[n] == ',');
+        if (is_among(name, may_change, COUNT(may_change)))
+            continue;
+        struct text list = { 0 };
+        for (size_t i = 0; i < COUNT(may_change); i++)
+            text_printf(&list, "%s%s", i > 0 ? ", " : "", may_change[i]);
+        err_set(err, ERR_USAGE,
+                "command line: --allow-change: '%s' may not differ; expected some of: %s", name,
+                list.data != NULL ? list.data : "?");
+        text_free(&list);
+        return false;
     }
     return true;
 }
@@ -466,8 +471,6 @@ bool identity_compare(json_t *saved, json_t *now, const char *allow, const char 
     json_t *was = json_object_get(saved, "recipe"), *is = json_object_get(now, "recipe");
     const char *key = NULL;
     json_t *value = NULL;
-    if (!check_allow(allow, err))
-        return false;
     json_object_foreach(is, key, value)
     {
         char what[96];

@@ -28,11 +28,14 @@
 json_t *identity_of(const struct recipe *recipe, const struct engine *e,
                     const struct train_data *data, struct err *err);
 
+/* Whether every name of a list may differ; NULL is one of none. Else an error that lists those that
+ * may. */
+bool identity_check_allowed(const char *allow, struct err *err);
+
 /* Holds a checkpoint's identity (of folder `place`) against this run's. What may always differ is
  * passed over; what `allow` names (keys and parts, separated by commas; NULL: none) goes to
  * `changes`, "learning_rate: 0.001 -> 0.002", a line each; anything else is an error with the field
- * and both values. A name in `allow` that may not differ is an error, too, and lists those that
- * may. */
+ * and both values. */
 bool identity_compare(json_t *saved, json_t *now, const char *allow, const char *place,
                       struct text *changes, struct err *err);
 

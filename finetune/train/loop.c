@@ -151,6 +151,18 @@ static enum outcome check_step(struct trainer *t, const struct batch_step *b,
 
 /* ---- all of a step ---- */
 
+static bool check_nonfinite(const struct trainer *t, struct err *err)
+{
+    const int64_t n = t->state.n_nonfinite;
+    return n == 0 || n < t->recipe->max_nonfinite_steps ||
+           err_set(err, ERR_NUMERICS,
+                   "stopped after %" PRId64
+                   " steps with a non-finite loss or gradient (max_nonfinite_steps); none of them "
+                   "was applied. The steps and their documents are in %s/metrics.jsonl; lower "
+                   "learning_rate, or look at those documents",
+                   n, t->recipe->output_dir);
+}
+
 static enum outcome take_step(struct trainer *t, const struct batch_step *b,
                               const struct train_watch *watch, struct err *err)
 {
@@ -197,17 +209,7 @@ static enum outcome take_step(struct trainer *t, const struct batch_step *b,
     if (ok && watch->on_step != NULL)
         watch->on_step(watch->context, &s);
     text_free(&places);
-    if (ok && t->state.n_nonfinite > 0 && t->state.n_nonfinite >= t->recipe->max_nonfinite_steps) {
-        err_set(err, ERR_NUMERICS,
-                "stopped after %" PRId64
-                " steps with a non-finite loss or gradient (max_nonfinite_steps); "
-                "none of them was applied. The steps and their documents are in %s/metrics.jsonl; "
-                "lower "
-                "learning_rate, or look at those documents",
-                t->state.n_nonfinite, t->recipe->output_dir);
-        return STEP_FAILED;
-    }
-    return ok ? STEP_DONE : STEP_FAILED;
+    return ok && check_nonfinite(t, err) ? STEP_DONE : STEP_FAILED;
 }
 
 /* ---- evaluation ---- */
@@ -307,7 +309,7 @@ static bool eval_missing(struct trainer *t, double *epoch)
 static bool patience_is_out(struct trainer *t)
 {
     const int64_t patience = t->recipe->early_stopping_patience;
-    t->state.stopped_early |= patience > 0 && t->state.n_worse >= patience;
+    t->state.stopped_early = patience > 0 && t->state.n_worse >= patience;
     return t->state.stopped_early;
 }
 
@@ -319,11 +321,19 @@ static bool save_wanted(const struct train_watch *watch)
     return true;
 }
 
+/* What the saver could not do and the run can do without. */
+static bool log_warning(struct trainer *t, struct err *err)
+{
+    struct err warning;
+    return !saver_take_warning(&t->saver, &warning) ||
+           metrics_event(&t->metrics, t->state.step, "warning", warning.text, err);
+}
+
 static enum outcome run_steps(struct trainer *t, const struct train_watch *watch, struct err *err)
 {
     double epoch = 0;
-    enum outcome o = STEP_DONE;
-    if (eval_missing(t, &epoch))
+    enum outcome o = check_nonfinite(t, err) ? STEP_DONE : STEP_FAILED;
+    if (o == STEP_DONE && eval_missing(t, &epoch))
         o = run_evaluation(t, epoch, watch, err);
     while (o == STEP_DONE && t->state.step < t->n_step && !patience_is_out(t)) {
         const struct batch_step b = batcher_step(&t->data.batcher, t->state.step);
@@ -332,6 +342,8 @@ static enum outcome run_steps(struct trainer *t, const struct train_watch *watch
             o = run_evaluation(t, epoch_after(&b), watch, err);
         const bool wanted = save_wanted(watch);
         if (o == STEP_DONE && (wanted || trainer_save_due(t)) && !trainer_save_checkpoint(t, err))
+            o = STEP_FAILED;
+        if (o == STEP_DONE && !log_warning(t, err))
             o = STEP_FAILED;
     }
     return o;
@@ -385,8 +397,8 @@ static bool begin(struct trainer *t, struct err *err)
     if (t->output.lock < 0 &&
         (!output_lock(&t->output, dir, err) || (!resumed && !trainer_check_empty(t, err))))
         return false;
-    return allocate(t, err) && trainer_check_space(t, err) &&
-           (resumed ? trainer_restore(t, err) : trainer_clear_output(t, err)) &&
+    return allocate(t, err) && (resumed ? trainer_restore(t, err) : trainer_clear_output(t, err)) &&
+           trainer_check_space(t, err) &&
            metrics_open(&t->metrics, dir, resumed ? t->state.step : -1, t->state.log_bytes, err) &&
            output_write_facts(dir, train_facts(t), err) && log_beginning(t, err);
 }
@@ -399,7 +411,8 @@ static bool end(struct trainer *t, struct err *err)
     char text[96];
     if (keeps && !trainer_save_checkpoint(t, err))
         return false;
-    if (!saver_finish(&t->saver, err) || (r->load_best && !trainer_load_best(t, err)))
+    if (!saver_finish(&t->saver, err) || !log_warning(t, err) ||
+        (r->load_best && !trainer_load_best(t, err)))
         return false;
     if (t->state.stopped_early) {
         snprintf(text, sizeof text, "%" PRId64 " evaluations without a better one than at %" PRId64,

@@ -45,9 +45,10 @@ struct trainer {
     struct saver saver;
     struct profile profile;
     struct samples samples;
-    int64_t saving;  /* step of the last checkpoint begun or gone on from, -1: none */
-    double saved_at; /* when, by the monotonic clock */
-    real *check;     /* (n_param), host: gradients of a device to compare; or NULL */
+    int64_t saving;           /* step of the last checkpoint begun or gone on from, -1: none */
+    int64_t saving_evaluated; /* its last evaluation */
+    double saved_at;          /* when, by the monotonic clock */
+    real *check;              /* (n_param), host: gradients of a device to compare; or NULL */
 };
 
 struct train_watch {

@@ -30,14 +30,25 @@ static bool write_all(struct metrics *m, const char *bytes, size_t n, struct err
     return true;
 }
 
-/* Cut to `bytes`; a log that someone made shorter goes on where it ends. */
+/* To the end of the last whole line of the first n bytes. */
+static int64_t whole_lines(const struct metrics *m, int64_t n)
+{
+    char last = 0;
+    while (n > 0 && pread(m->fd, &last, 1, (off_t)n - 1) == 1 && last != '\n')
+        n--;
+    return n;
+}
+
+/* Cut to `bytes`; a log that was made shorter goes on after its last whole line. */
 static bool cut(struct metrics *m, int64_t bytes, struct err *err)
 {
     struct stat st;
-    if (fstat(m->fd, &st) != 0 || (st.st_size > bytes && ftruncate(m->fd, (off_t)bytes) != 0))
-        return err_set(err, ERR_IO, "%s: cannot be cut: %s", m->path, strerror(errno));
-    m->bytes = st.st_size < bytes ? st.st_size : bytes;
-    return true;
+    bool ok = fstat(m->fd, &st) == 0;
+    if (ok) {
+        m->bytes = whole_lines(m, st.st_size < bytes ? st.st_size : bytes);
+        ok = st.st_size == m->bytes || ftruncate(m->fd, (off_t)m->bytes) == 0;
+    }
+    return ok || err_set(err, ERR_IO, "%s: cannot be cut: %s", m->path, strerror(errno));
 }
 
 bool metrics_open(struct metrics *m, const char *output_dir, int64_t resumed_step, int64_t bytes,
@@ -199,9 +210,8 @@ bool metrics_sample(struct metrics *m, const struct train_sample *s, struct err 
     char tag[40]; /* one for each prompt: of one tag and step the last text alone is shown */
     snprintf(tag, sizeof tag, "samples/%" PRId64, s->index + 1);
     char *text = text_format("%s%s", s->prompt, s->text);
-    const bool shown = text != NULL
-                           ? tensorboard_text(&m->tensorboard, tag, s->step, text, err)
-                           : err_no_memory(err, m->path);
+    const bool shown = text != NULL ? tensorboard_text(&m->tensorboard, tag, s->step, text, err)
+                                    : err_no_memory(err, m->path);
     free(text);
     return shown;
 }

@@ -39,7 +39,7 @@ struct train_eval {
 
 /* A text that the model went on with. */
 struct train_sample {
-    int64_t step, index, n_token; /* index: of the prompt */
+    int64_t step, index, n_token;    /* index: of the prompt */
     const char *prompt, *text, *end; /* end: "eos", "length" */
 };
 

@@ -54,6 +54,21 @@ static unsigned given_keys(const struct recipe *r)
     return given;
 }
 
+/* An adapter to begin with must outlive the run: output_dir's own files are written over. */
+static bool check_start(const struct recipe *r, struct err *err)
+{
+    char *start = r->lora_model_dir == NULL ? NULL : realpath(r->lora_model_dir, NULL);
+    char *out = start == NULL ? NULL : realpath(r->output_dir, NULL);
+    const size_t n = out == NULL ? 0 : strlen(out);
+    const bool inside =
+        out != NULL && strncmp(start, out, n) == 0 && (start[n] == '\0' || start[n] == '/');
+    free(start);
+    free(out);
+    return !inside || err_set(err, ERR_RECIPE,
+                              "lora_model_dir: is in output_dir, whose files the run writes over; "
+                              "set another output_dir, or copy the adapter");
+}
+
 static bool choose_modules(struct trainer *t, struct err *err)
 {
     const struct recipe *r = t->recipe;
@@ -61,6 +76,8 @@ static bool choose_modules(struct trainer *t, struct err *err)
     t->lora = &r->lora;
     if (r->lora_model_dir == NULL)
         return engine_choose(e, &r->lora, err) || add_place(r, err);
+    if (!check_start(r, err))
+        return add_place(r, err);
     if (!engine_choose_from(e, r->lora_model_dir, err))
         return false;
     t->lora = &e->lora;
@@ -114,6 +131,18 @@ static struct batch_bounds bounds_of(const struct train_data *d)
 
 /* ---- going on ---- */
 
+/* Whether a checkpoint lies in output_dir itself. */
+static bool is_own(const struct trainer *t, const char *path)
+{
+    char *whole = realpath(path, NULL), *out = realpath(t->recipe->output_dir, NULL);
+    char *folder = whole == NULL ? NULL : file_folder(whole);
+    const bool own = folder != NULL && out != NULL && strcmp(folder, out) == 0;
+    free(whole);
+    free(out);
+    free(folder);
+    return own;
+}
+
 /* The checkpoint that the recipe asks for into t->resumed, or NULL where `auto` finds none. */
 static bool choose_checkpoint(struct trainer *t, struct err *err)
 {
@@ -129,10 +158,9 @@ static bool choose_checkpoint(struct trainer *t, struct err *err)
                        "'auto'",
                        from) ||
                add_place(r, err);
-    if (!checkpoint_verify(from, err))
-        return false;
     t->resumed = text_copy(from);
-    return t->resumed != NULL || err_no_memory(err, from);
+    return (t->resumed != NULL || err_no_memory(err, from)) && checkpoint_verify(from, err) &&
+           (is_own(t, from) || trainer_check_empty(t, err));
 }
 
 /* Counters and shape of the checkpoint, after comparing what it was made of. */
@@ -145,6 +173,8 @@ static bool read_checkpoint(struct trainer *t, const char *allow_change, struct 
     json_decref(state);
     if (!ok)
         return false;
+    if (!is_own(t, t->resumed))
+        t->state.log_bytes = 0; /* of another folder's log */
     if (t->state.step > t->n_step)
         return err_set(err, ERR_RECIPE,
                        "%s: is of step %" PRId64 ", but the run has only %" PRId64
@@ -181,6 +211,8 @@ bool trainer_open(struct trainer *t, const struct recipe *recipe, const char *al
 {
     clear(t, recipe);
     const struct engine_options options = engine_options_of(recipe);
+    if (!identity_check_allowed(allow_change, err))
+        return false;
     if (!engine_open(&t->engine, &options, err))
         return add_place(recipe, err);
     const struct jamba_config *config = weights_config(t->engine.weights);

@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "kernels/core/file.h"
+#include "kernels/core/sha256.h"
 #include "kernels/ops.h"
 #include "lora/format_peft.h"
 
@@ -85,12 +86,42 @@ bool trainer_save_adapter(struct trainer *t, struct err *err)
     return save_into(t, t->recipe->output_dir, err);
 }
 
+/* Of best/'s tensors; "" when they are not there. */
+static bool best_digest(const struct trainer *t, char hex[SHA256_HEX_SIZE], struct err *err)
+{
+    char *dir = best_folder(t, err);
+    char *path = dir == NULL ? NULL : file_join(dir, PEFT_TENSORS_NAME);
+    bool ok = path != NULL || err_no_memory(err, "best");
+    hex[0] = '\0';
+    if (ok && file_exists(path))
+        ok = sha256_file(path, hex, NULL, err);
+    free(path);
+    free(dir);
+    return ok;
+}
+
 bool trainer_save_best(struct trainer *t, struct err *err)
 {
     char *dir = best_folder(t, err);
-    const bool ok = dir != NULL && save_into(t, dir, err);
+    const bool ok =
+        dir != NULL && save_into(t, dir, err) && best_digest(t, t->state.best_digest, err);
     free(dir);
     return ok;
+}
+
+/* A best/ of another future than the one that begins (something was changed by leave), or none:
+ * then the best is the best of the evaluations to come. Without a change a newer one is made again.
+ */
+static bool check_best(struct trainer *t, struct err *err)
+{
+    char have[SHA256_HEX_SIZE];
+    if (!best_digest(t, have, err))
+        return false;
+    if (have[0] == '\0' || (t->changes.len > 0 && strcmp(have, t->state.best_digest) != 0)) {
+        t->state.best_loss = (double)INFINITY;
+        t->state.best_step = t->state.n_worse = 0;
+    }
+    return true;
 }
 
 bool trainer_load_best(struct trainer *t, struct err *err)
@@ -109,7 +140,7 @@ bool trainer_load_best(struct trainer *t, struct err *err)
 
 bool trainer_save_checkpoint(struct trainer *t, struct err *err)
 {
-    if (t->saving == t->state.step)
+    if (t->saving == t->state.step && t->saving_evaluated == t->state.evaluated)
         return true;
     t->state.log_bytes = t->metrics.bytes;
     struct saver_job job = { .step = t->state.step,
@@ -125,6 +156,7 @@ bool trainer_save_checkpoint(struct trainer *t, struct err *err)
     if (!saver_start(&t->saver, &t->engine.be, &job, err))
         return false;
     t->saving = t->state.step;
+    t->saving_evaluated = t->state.evaluated;
     t->saved_at = trainer_now();
     return true;
 }
@@ -145,7 +177,12 @@ bool trainer_check_space(const struct trainer *t, struct err *err)
     const struct lora_adapter *a = &t->engine.adapter;
     const size_t one = checkpoint_bytes(a->n_param, a->n_slot);
     const int64_t keep = t->recipe->save_total_limit;
-    const size_t n = (keep > 0 && keep < 16 ? (size_t)keep : 1) + 1;
+    const int64_t most = (keep > 0 && keep < 16 ? keep : 1) + 1;
+    struct checkpoint_list list;
+    if (!checkpoint_list(t->recipe->output_dir, &list, err))
+        return false;
+    const size_t n = list.n < most ? (size_t)(most - list.n) : 1; /* some may be there already */
+    checkpoint_list_free(&list);
     const size_t adapters = 2 * (size_t)a->n_param * sizeof(float);
     return file_check_space(t->recipe->output_dir, n * one + adapters, err);
 }
@@ -174,9 +211,12 @@ static bool restore_blocks(struct trainer *t, struct err *err)
 
 bool trainer_restore(struct trainer *t, struct err *err)
 {
-    if (!restore_blocks(t, err) || !checkpoint_set_aside(t->recipe->output_dir, t->state.step, err))
+    const char *dir = t->recipe->output_dir;
+    if (!restore_blocks(t, err) || !checkpoint_set_aside(dir, t->state.step, err) ||
+        !checkpoint_prune(dir, 0, t->state.step, err) || !check_best(t, err))
         return false;
     t->saving = t->state.step;
+    t->saving_evaluated = t->state.evaluated;
     return true;
 }
 
@@ -201,8 +241,9 @@ bool trainer_check_empty(const struct trainer *t, struct err *err)
 
 bool trainer_clear_output(const struct trainer *t, struct err *err)
 {
-    static const char *const names[] = { "best/" PEFT_CONFIG_NAME, "best/" PEFT_TENSORS_NAME,
-                                         "best/recipe.yaml", "best" };
+    static const char *const names[] = { PEFT_CONFIG_NAME,         PEFT_TENSORS_NAME,
+                                         "best/" PEFT_CONFIG_NAME, "best/" PEFT_TENSORS_NAME,
+                                         "best/recipe.yaml",       "best" };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char *path = file_join(t->recipe->output_dir, names[i]);
         if (path != NULL)

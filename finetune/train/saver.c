@@ -90,12 +90,24 @@ static void drop_job(struct saver *s)
 static bool check_finite(const struct saver *s, struct err *err)
 {
     bool finite = true;
-    for (int64_t i = 0; i < s->blocks.n_param; i++)
+    for (int64_t i = 0; i < PLAN_COPIES * s->blocks.n_param; i++) /* params, m and v */
         finite &= isfinite(s->blocks.params[i]) != 0;
-    return finite || err_set(err, ERR_NUMERICS,
-                             "the adapter holds values that are not finite after step %" PRId64
-                             " and is not written; lower learning_rate",
-                             s->job.step);
+    return finite ||
+           err_set(err, ERR_NUMERICS,
+                   "the adapter or its moments hold values that are not finite after step %" PRId64
+                   " and is not written; lower learning_rate",
+                   s->job.step);
+}
+
+/* That an old one stays is no failure of the new one. */
+static void prune(struct saver *s)
+{
+    struct err why = { 0 };
+    if (checkpoint_prune(s->output_dir, s->keep, s->job.step, &why))
+        return;
+    pthread_mutex_lock(&s->mutex);
+    s->warning = why;
+    pthread_mutex_unlock(&s->mutex);
 }
 
 /* The new one is read again and held against its manifest before an older one goes. */
@@ -113,8 +125,9 @@ static void write_job(struct saver *s)
     char *path = checkpoint_path(s->output_dir, c.step);
     const bool ok = (path != NULL || err_no_memory(&s->err, s->output_dir)) &&
                     check_finite(s, &s->err) && checkpoint_write(s->output_dir, &c, &s->err) &&
-                    checkpoint_verify(path, &s->err) &&
-                    checkpoint_prune(s->output_dir, s->keep, c.step, &s->err);
+                    checkpoint_verify(path, &s->err);
+    if (ok)
+        prune(s);
     free(path);
     clock_gettime(CLOCK_MONOTONIC, &to);
     s->seconds = (double)(to.tv_sec - from.tv_sec) + 1e-9 * (double)(to.tv_nsec - from.tv_nsec);
@@ -180,6 +193,15 @@ void saver_await_copy(struct saver *s)
 {
     if (s->is_open)
         await_phase(s, SAVER_COPYING, SAVER_COPYING);
+}
+
+bool saver_take_warning(struct saver *s, struct err *out)
+{
+    pthread_mutex_lock(&s->mutex);
+    *out = s->warning;
+    s->warning = (struct err){ 0 };
+    pthread_mutex_unlock(&s->mutex);
+    return out->code != ERR_NONE;
 }
 
 bool saver_finish(struct saver *s, struct err *err)

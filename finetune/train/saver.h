@@ -49,7 +49,7 @@ struct saver {
     bool is_open;
     int64_t saved;  /* step of the last whole one, -1: none */
     double seconds; /* that the last one took to write */
-    struct err err;
+    struct err err, warning;
 };
 
 /* The adapter outlives it; memory for the copies is taken now. */
@@ -62,6 +62,9 @@ void saver_await_copy(struct saver *s);
 
 /* Waits for the last one; false with the failure of any since the last call. */
 bool saver_finish(struct saver *s, struct err *err);
+
+/* An older checkpoint that could not be removed: true once, with what there is to say. */
+bool saver_take_warning(struct saver *s, struct err *out);
 
 /* Waits too, whatever became of it. */
 void saver_close(struct saver *s);

@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -70,6 +71,7 @@ json_t *state_to_json(const struct train_counters *c, const struct plan_shape *s
         ok = put(counters, reals[i].name,
                  exact(*(const double *)(const void *)((const char *)c + reals[i].offset)));
     ok = ok && put(counters, "stopped_early", json_boolean(c->stopped_early)) &&
+         put(counters, "best_digest", json_string(c->best_digest)) &&
          put(walk, "pass_tokens", json_integer(shape->pass_tokens)) &&
          put(walk, "chunk_tokens", json_integer(shape->chunk_tokens)) &&
          put(state, "format", json_integer(FORMAT)) &&
@@ -131,6 +133,10 @@ bool state_from_json(json_t *state, const char *place, struct train_counters *c,
         if (!get_exact(counters, reals[i].name, to, place, err))
             return false;
     }
+    const char *digest = NULL;
+    if (!json_get_string(counters, "best_digest", true, &digest, place, err))
+        return false;
+    snprintf(c->best_digest, sizeof c->best_digest, "%s", digest);
     return json_get_bool(counters, "stopped_early", true, &c->stopped_early, place, err) &&
            json_get_int(walk, "pass_tokens", true, 1, INT32_MAX, &shape->pass_tokens, place, err) &&
            json_get_int(walk, "chunk_tokens", true, 1, INT32_MAX, &shape->chunk_tokens, place, err);

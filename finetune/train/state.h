@@ -13,6 +13,7 @@
 
 #include "finetune/model/plan.h"
 #include "kernels/core/err.h"
+#include "kernels/core/sha256.h"
 #include "kernels/format/safetensors.h"
 
 #define STATE_NAME "training_state.safetensors"
@@ -26,7 +27,8 @@ struct train_counters {
     int64_t best_step, n_worse;     /* of the lowest loss; evaluations since then */
     double best_loss, first_loss, last_loss;
     bool stopped_early;
-    int64_t log_bytes; /* of metrics.jsonl */
+    char best_digest[SHA256_HEX_SIZE]; /* of best/'s tensors, "": none */
+    int64_t log_bytes;                 /* of metrics.jsonl */
 };
 
 struct train_counters train_counters_new(void);

@@ -82,8 +82,8 @@ blocks_instructions(uint32_t h[8], const uint8_t *data, size_t n_block)
                 *now = _mm_sha256msg1_epu32(*now, w[(i + 1) & 3]);
                 *now = _mm_sha256msg2_epu32(_mm_add_epi32(*now, seventh), last);
             }
-            const __m128i wk = _mm_add_epi32(
-                *now, _mm_loadu_si128((const __m128i *)(const void *)(k + 4 * i)));
+            const __m128i wk =
+                _mm_add_epi32(*now, _mm_loadu_si128((const __m128i *)(const void *)(k + 4 * i)));
             cdgh = _mm_sha256rnds2_epu32(cdgh, abef, wk);
             abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(wk, 0x0E));
         }
@@ -93,8 +93,8 @@ blocks_instructions(uint32_t h[8], const uint8_t *data, size_t n_block)
     uint32_t first[4], second[4];
     _mm_storeu_si128((__m128i *)(void *)first, abef);
     _mm_storeu_si128((__m128i *)(void *)second, cdgh);
-    const uint32_t out[8] = { first[3],  first[2], second[3], second[2],
-                              first[1],  first[0], second[1], second[0] };
+    const uint32_t out[8] = { first[3], first[2], second[3], second[2],
+                              first[1], first[0], second[1], second[0] };
     memcpy(h, out, sizeof out);
 }
 
@@ -176,7 +176,8 @@ bool sha256_file(const char *path, char hex[SHA256_HEX_SIZE], uint64_t *size, st
     enum { PIECE = 1 << 18 };
     const int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return err_set(err, ERR_NO_INPUT, "%s: cannot be opened: %s", path, strerror(errno));
+        return err_set(err, errno == EMFILE || errno == ENFILE ? ERR_IO : ERR_NO_INPUT,
+                       "%s: cannot be opened: %s", path, strerror(errno));
     uint8_t *piece = malloc(PIECE);
     bool ok = piece != NULL || err_no_memory(err, path);
     struct sha256 s;
@@ -186,7 +187,8 @@ bool sha256_file(const char *path, char hex[SHA256_HEX_SIZE], uint64_t *size, st
         if (n > 0)
             sha256_update(&s, piece, (size_t)n);
         else if (n < 0 && errno != EINTR)
-            ok = err_set(err, ERR_IO, "%s: cannot be read: %s", path, strerror(errno));
+            ok = err_set(err, errno == EISDIR ? ERR_NO_INPUT : ERR_IO, "%s: cannot be read: %s",
+                         path, strerror(errno));
     }
     free(piece);
     close(fd);

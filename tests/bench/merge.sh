@@ -4,8 +4,9 @@
 #     tests/bench/merge.sh FOLDER [RUNS]        PROGRAM=build/jambatune by default
 #
 # Writes 6 GB of random values to FOLDER/merge-bench once and 6 GB more per run, and removes it all at the end. Each run is:
-# copy and sync, export (which syncs, and reads everything back); then both with the base's files dropped from the page
-# cache. Leave the machine alone while it runs.
+# copy and sync; the same and compared with what the disk then has; export (which syncs, and compares what the disk has).
+# Then all of it with the base's files dropped from the page cache. Leave the machine alone while it runs: the load that
+# others made is printed, too.
 set -euo pipefail
 
 if [ $# -lt 1 ]; then
@@ -43,7 +44,10 @@ import time
 
 program, folder, runs = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
 base, out = folder / "base", folder / "out"
-WAYS = {"cp, then sync": ["sh", "-c", f"cp -r '{base}' '{out}' && sync -f '{out}'"],
+COPY = f"cp -r '{base}' '{out}' && sync -f '{out}'"
+COMPARE = f"cd '{out}' && for f in *; do dd if=$f iflag=nocache count=0 2>/dev/null; cmp $f '{base}'/$f || exit 1; done"
+WAYS = {"cp, then sync": ["sh", "-c", COPY],
+        "cp, sync, read back and cmp": ["sh", "-c", f"{COPY} && {COMPARE}"],
         "jambatune export --to merged": [program, "export", str(folder / "adapter"), "--to", "merged", "--base", str(base),
                                          str(out)]}
 
@@ -74,14 +78,16 @@ def processor():
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
-measured = {}
+measured, load = {}, []
 for _ in range(runs):
     for cold in (False, True):
         for name, words in WAYS.items():
+            load.append(os.getloadavg()[0])
             measured.setdefault((cold, name), []).append(run(words, cold))
 size = sum(f.stat().st_size for f in base.iterdir()) / 1e9
 print(f"""{runs} runs in turn on {os.cpu_count()} cores of {processor()}, {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB of memory, {datetime.date.today()};
-{size:.2f} GB. Medians, and in brackets the least and the most. GB/s is the base's size over the time.
+{size:.2f} GB. Medians, and in brackets the least and the most; the load average before a run
+was {min(load):.1f} to {max(load):.1f}. GB/s is the base's size over the time.
 
 | base in the page cache | | seconds | GB/s | processor seconds | peak memory |
 |---|---|--:|--:|--:|--:|""")

@@ -15,7 +15,7 @@ rm -f "$work"/profiles/*
 readers=(kernels/core/json.c kernels/format/{safetensors,gguf}.c
     datasets/{gzip,source,record,document,tokenizer,bpe_load,bpe,added_tokens,normalizer,pattern}.c
     datasets/{pre_tokenizer,post_processor,decoder,token_node,token_map,template,template_frame}.c
-    datasets/{chat,chat_turns,chat_tools}.c datasets/jinja_{lexer,parser,primary,expression}.c
+    datasets/{chat,chat_message,chat_tools,chat_turns}.c datasets/jinja_{lexer,parser,primary,expression}.c
     recipes/{yaml,node,values,lookup,lists,override,check,recipe,report,sources,variables,foreign}.c
     finetune/model/{config,shards,locate}.c
     lora/format_peft{,_config,_layout,_tensors}.c lora/{peft_spelling,peft_names,pattern}.c)

@@ -4,6 +4,7 @@
 
 #include <dirent.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "finetune/train/checkpoint.h"
 
@@ -178,6 +179,34 @@ static void unfinished_ones_are_no_checkpoints_and_go_with_the_next(void **state
     tiny_scratch_remove(folder);
 }
 
+/* Links are removed, never followed; what others put into a checkpoint goes with it. */
+static void nothing_outside_is_removed(void **state)
+{
+    (void)state;
+    char *folder = make_run(), *out = runs_path(folder, "out", "");
+    struct err err = { 0 };
+    char *older = runs_path(folder, "out", "checkpoint-2"), *kept = runs_path(folder, "kept", "");
+    char *inside = runs_path(folder, "out", "checkpoint-1/.notes/more");
+    char *link = runs_path(folder, "out", "checkpoint-1/.notes/link");
+    kept[strlen(kept) - 1] = '\0';
+    assert_int_equal(rename(older, kept), 0);
+    assert_int_equal(symlink(kept, older), 0);
+    REQUIRE(file_make_directory(inside, &err));
+    assert_int_equal(symlink(kept, link), 0);
+    REQUIRE(checkpoint_prune(out, 1, 3, &err));
+    struct checkpoint_list list;
+    REQUIRE(checkpoint_list(out, &list, &err));
+    assert_true(list.n == 1 && list.steps[0] == 3);
+    checkpoint_list_free(&list);
+    REQUIRE(checkpoint_verify(kept, &err)); /* all of it is there */
+    free(older);
+    free(kept);
+    free(inside);
+    free(link);
+    free(out);
+    tiny_scratch_remove(folder);
+}
+
 static void damaged_ones_alone_are_an_error(void **state)
 {
     (void)state;
@@ -269,6 +298,7 @@ int main(void)
         cmocka_unit_test(any_other_length_is_found),
         cmocka_unit_test(a_missing_or_swapped_file_is_named),
         cmocka_unit_test(unfinished_ones_are_no_checkpoints_and_go_with_the_next),
+        cmocka_unit_test(nothing_outside_is_removed),
         cmocka_unit_test(damaged_ones_alone_are_an_error),
         cmocka_unit_test(a_run_goes_on_past_a_damaged_one),
         cmocka_unit_test(a_named_older_one_needs_the_newer_ones_moved_away),

@@ -308,6 +308,90 @@ static void two_runs_cannot_share_a_folder(void **state)
     tiny_scratch_remove(folder);
 }
 
+/* A run that ended by its numbers ends so again, at once: nobody takes a retry for a success. */
+static void too_many_steps_that_were_left_out_stop_the_next_start_too(void **state)
+{
+    (void)state;
+    if (REAL_IS_DOUBLE)
+        return; /* which such a rate does not throw out */
+    char *folder = runs_make("moe_gqa_untied");
+    struct run r;
+    for (int start = 0; start < 3; start++) {
+        run_open(&r, folder, "out",
+                 KEYS("learning_rate=1e30", "max_steps=5", "max_nonfinite_steps=2",
+                      start == 0 ? "seed=7" : "resume_from_checkpoint=auto"));
+        const bool went = run_go(&r, NULL);
+        const enum err_code code = r.err.code;
+        const int64_t step = r.t.state.step;
+        run_close(&r);
+        assert_false(went);
+        assert_int_equal(code, ERR_NUMERICS);
+        assert_int_equal(step, 3);
+    }
+    tiny_scratch_remove(folder);
+}
+
+static void patience_can_be_given_back(void **state)
+{
+    (void)state;
+    char *folder = runs_make("dense_mqa_tied"), path[512], output[512];
+    run_whole(
+        folder, "out",
+        KEYS("max_steps=30", "learning_rate=0.3", "eval_steps=1", "early_stopping_patience=2"));
+    struct run r = { 0 };
+    snprintf(path, sizeof path, "%s/train.yaml", folder);
+    snprintf(output, sizeof output, "output_dir=%s/out", folder);
+    const char *const keys[] = { output,
+                                 "max_steps=30",
+                                 "learning_rate=0.3",
+                                 "eval_steps=1",
+                                 "early_stopping_patience=1000",
+                                 "resume_from_checkpoint=auto" };
+    assert_true(recipe_load(path, keys, 6, RECIPE_NEED_TRAIN, &r.recipe, &r.report));
+    if (!trainer_open(&r.t, &r.recipe, " early_stopping_patience,", &r.err) || !run_go(&r, NULL))
+        fail_msg("%s", r.err.text);
+    assert_int_equal(r.t.state.step, 30);
+    assert_false(r.t.state.stopped_early);
+    run_close(&r);
+    tiny_scratch_remove(folder);
+}
+
+/* best/ is not in the checkpoint: where it is missing, the best of the evaluations to come is
+ * taken, and the run does not fail at its end. */
+static void a_run_goes_on_without_its_best_folder(void **state)
+{
+    (void)state;
+    char *folder = runs_make("dense_mqa_tied");
+    const char *const *keys = KEYS("max_steps=12", "eval_steps=2", "load_best=true");
+    stop_after(folder, "out", 7, keys);
+    static const char *const files[] = { "best/" PEFT_CONFIG_NAME, "best/" PEFT_TENSORS_NAME };
+    for (int i = 0; i < 2; i++) {
+        char *path = runs_path(folder, "out", files[i]);
+        assert_int_equal(remove(path), 0);
+        free(path);
+    }
+    run_whole(
+        folder, "out",
+        KEYS("max_steps=12", "eval_steps=2", "load_best=true", "resume_from_checkpoint=auto"));
+    assert_true(same_file(folder, "out", "out/best", PEFT_TENSORS_NAME));
+    tiny_scratch_remove(folder);
+}
+
+/* What a run writes over cannot be what it begins with. */
+static void an_adapter_to_begin_with_is_not_taken_from_the_output_folder(void **state)
+{
+    (void)state;
+    char *folder = runs_make("dense_mqa_tied"), key[600];
+    run_whole(folder, "out", KEYS("max_steps=3"));
+    char *best = runs_path(folder, "out", "best");
+    snprintf(key, sizeof key, "lora_model_dir=%s", best);
+    expect_refusal(folder, KEYS("max_steps=3", key), ERR_RECIPE,
+                   "lora_model_dir: is in output_dir, whose files the run writes over");
+    assert_true(file_is_directory(best));
+    free(best);
+    tiny_scratch_remove(folder);
+}
+
 /* ---- a machine that cannot be trusted ---- */
 
 /* A product in which one bit comes out wrong, once. */
@@ -419,6 +503,10 @@ int main(void)
         cmocka_unit_test(an_allowed_change_is_made_and_recorded),
         cmocka_unit_test(a_folder_with_checkpoints_is_not_begun_in_anew_by_mistake),
         cmocka_unit_test(two_runs_cannot_share_a_folder),
+        cmocka_unit_test(too_many_steps_that_were_left_out_stop_the_next_start_too),
+        cmocka_unit_test(patience_can_be_given_back),
+        cmocka_unit_test(a_run_goes_on_without_its_best_folder),
+        cmocka_unit_test(an_adapter_to_begin_with_is_not_taken_from_the_output_folder),
         cmocka_unit_test(a_step_that_comes_out_different_is_not_applied),
         cmocka_unit_test(early_stopping_ends_the_run_and_load_best_keeps_the_best),
         cmocka_unit_test(the_newest_checkpoints_are_kept),

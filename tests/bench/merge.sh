@@ -53,7 +53,7 @@ WAYS = {"cp, then sync": ["sh", "-c", COPY],
 
 
 def run(words, cold):
-    """Seconds, processor seconds, peak MB."""
+    """Seconds, processor seconds, peak MB, GB that went from and to the disk."""
     for file in base.iterdir():
         with file.open("rb") as f:
             if cold:
@@ -70,7 +70,8 @@ def run(words, cold):
         sys.exit(said.decode())
     shutil.rmtree(out)
     os.sync()
-    return took, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+    moved = 512 * (used.ru_inblock + used.ru_oublock) / 1e9
+    return took, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, moved
 
 
 def processor():
@@ -87,13 +88,13 @@ for _ in range(runs):
 size = sum(f.stat().st_size for f in base.iterdir()) / 1e9
 print(f"""{runs} runs in turn on {os.cpu_count()} cores of {processor()}, {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB of memory, {datetime.date.today()};
 {size:.2f} GB. Medians, and in brackets the least and the most; the load average before a run
-was {min(load):.1f} to {max(load):.1f}. GB/s is the base's size over the time.
+was {min(load):.1f} to {max(load):.1f}. GB/s is what went from and to the disk over the time.
 
-| base in the page cache | | seconds | GB/s | processor seconds | peak memory |
-|---|---|--:|--:|--:|--:|""")
+| base in the page cache | | seconds | GB read and written | GB/s | processor seconds | peak memory |
+|---|---|--:|--:|--:|--:|--:|""")
 for (cold, name), rows in sorted(measured.items()):
-    seconds, busy, peak = zip(*rows)
-    median = statistics.median(seconds)
-    print(f"| {'no' if cold else 'yes'} | {name} | {median:.1f} ({min(seconds):.1f} - {max(seconds):.1f}) | {size / median:.2f} | "
-          f"{statistics.median(busy):.1f} | {max(peak):.0f} MB |")
+    seconds, busy, peak, moved = zip(*rows)
+    median, disk = statistics.median(seconds), statistics.median(moved)
+    print(f"| {'no' if cold else 'yes'} | {name} | {median:.1f} ({min(seconds):.1f} - {max(seconds):.1f}) | {disk:.1f} | "
+          f"{disk / median:.2f} | {statistics.median(busy):.1f} | {max(peak):.0f} MB |")
 PYTHON

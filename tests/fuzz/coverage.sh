@@ -4,7 +4,7 @@
 #
 #     tests/fuzz/coverage.sh [FOLDER]      FOLDER: keeps the build and the profiles for the next time
 #
-# Prints a line per file: lines, missed, share; then which lines are missed, with MISSED=1.
+# Prints a line per file: lines, missed, share; and with MISSED=1 the lines that are missed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=${1:-$(mktemp -d "${TMPDIR:-/tmp}/jambatune-coverage.XXXXXX")}

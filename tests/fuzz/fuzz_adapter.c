@@ -2,9 +2,7 @@
  * adapter that is accepted is of the model's shapes and finite.
  */
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "lora/format_peft.h"
 #include "tests/fuzz/fuzz.h"

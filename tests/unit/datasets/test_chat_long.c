@@ -123,8 +123,8 @@ static void empty_answers_are_found_in_between(void **state)
     json_decref(record);
 }
 
-/* Here the prompt of every other turn goes on where the marks see no more than another header: what the
- * prefixes say counts, of every turn. */
+/* Here the prompt of every other turn goes on where the marks see no more than another header: what
+ * the prefixes say counts, of every turn. */
 static void prefixes_overrule_marks_that_differ(void **state)
 {
     static const char template[] =

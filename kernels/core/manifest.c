@@ -127,8 +127,9 @@ bool manifest_check(const char *dir, struct err *err)
     const char *name = NULL;
     if (path == NULL)
         return err_no_memory(err, dir);
-    json_t *files = file_exists(path) ? read_files(path, &root, err) : NULL;
-    bool ok = files != NULL || !file_exists(path);
+    const bool there = file_exists(path);
+    json_t *files = there ? read_files(path, &root, err) : NULL;
+    bool ok = files != NULL || !there;
     json_object_foreach(files, name, entry)
     {
         if (ok && !is_plain(name))

@@ -170,13 +170,14 @@ static struct node *parse_subscript(struct parser *p, struct node *left)
         parse_fail(p, t, "expression is nested too deep");
         return NULL;
     }
-    struct node *index = p->at->kind == TOKEN_RBRACKET ? NULL : parse_index(p);
-    p->depth--;
-    if (index == NULL) {
-        if (p->at->kind == TOKEN_RBRACKET)
-            parse_fail(p, p->at, "expected subscript expression");
+    if (p->at->kind == TOKEN_RBRACKET) {
+        parse_fail(p, p->at, "expected subscript expression");
         return NULL;
     }
+    struct node *index = parse_index(p);
+    p->depth--;
+    if (index == NULL)
+        return NULL;
     if (p->at->kind == TOKEN_COMMA) {
         parse_fail(p, p->at, "subscripts with commas are not supported");
         return NULL;

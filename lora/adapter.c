@@ -157,7 +157,7 @@ static void zero(struct backend *be, real *x, int64_t n)
         op_zero(be, &(struct zero_args){ .y = x, .bytes = (size_t)n * sizeof *x });
 }
 
-void lora_adapter_push(struct lora_adapter *adapter, struct backend *be)
+void lora_adapter_push_values(struct lora_adapter *adapter, struct backend *be)
 {
     const int64_t n = adapter->n_param;
     if (adapter->params != adapter->master)
@@ -170,6 +170,12 @@ void lora_adapter_push(struct lora_adapter *adapter, struct backend *be)
                                          .to = adapter->act,
                                          .to_dtype = be->act,
                                          .n = n });
+}
+
+void lora_adapter_push(struct lora_adapter *adapter, struct backend *be)
+{
+    const int64_t n = adapter->n_param;
+    lora_adapter_push_values(adapter, be);
     zero(be, adapter->grads, n);
     zero(be, adapter->m, n);
     zero(be, adapter->v, n);

@@ -100,6 +100,9 @@ void lora_adapter_reset(struct lora_adapter *adapter, uint64_t seed);
 /* params to master and act; gradients and moments become zero. */
 void lora_adapter_push(struct lora_adapter *adapter, struct backend *be);
 
+/* params to master and act alone. */
+void lora_adapter_push_values(struct lora_adapter *adapter, struct backend *be);
+
 /* master to params. */
 void lora_adapter_pull(struct lora_adapter *adapter, struct backend *be);
 

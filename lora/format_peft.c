@@ -60,20 +60,25 @@ static bool fill(json_t *o, const struct peft_view *view, const struct peft_mode
            set(o, "use_rslora", json_boolean(config->use_rslora)) && peft_spell(view, o);
 }
 
-/* With the fewest digits that read back as the same numbers: 0.05 and not 0.050000000000000003. */
+/* With the fewest digits that read back as the same numbers: 0.05 and not 0.050000000000000003.
+ * NULL: memory is out. */
 static char *dump(const json_t *object)
 {
-    char *text = NULL;
-    for (size_t digits = 15; digits <= 17; digits++) {
-        free(text);
-        text = json_to_text(object, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(digits));
-        json_t *again = text == NULL ? NULL : json_loads(text, 0, NULL);
-        const bool same = again != NULL && json_equal(object, again);
+    enum { FEWEST = 15, MOST = 17 };
+    for (size_t digits = FEWEST;; digits++) {
+        char *text =
+            json_to_text(object, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(digits));
+        json_t *again = text == NULL ? NULL : json_parse(text, strlen(text), "the adapter", NULL);
+        if (again == NULL) {
+            free(text);
+            return NULL;
+        }
+        const bool same = json_equal(object, again);
         json_decref(again);
-        if (same)
-            break;
+        if (same || digits == MOST)
+            return text;
+        free(text);
     }
-    return text;
 }
 
 char *peft_config_text(const struct lora_module *modules, int64_t n,

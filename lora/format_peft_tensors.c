@@ -138,10 +138,13 @@ bool peft_read_traits(const char *dir, const struct lora_module *modules, int64_
     struct lora_config targets = *config; /* borrows; ranks do not matter here */
     targets.n_rank_pattern = targets.n_alpha_pattern = 0;
     const bool is_given = config->n_target > 0 || config->target_regex != NULL;
-    if (ok && is_given && lora_choose(&targets, modules, n, targeted, NULL)) {
+    struct err why = { 0 };
+    if (ok && is_given && lora_choose(&targets, modules, n, targeted, &why)) {
         for (int64_t i = 0; i < n; i++)
             out->untargeted[i] = choices[i].on && !targeted[i].on;
     }
+    if (why.code == ERR_NO_MEMORY)
+        ok = err_no_memory(err, dir);
     peft_parameters_free(&parameters);
     free(targeted);
     if (!ok)

@@ -23,8 +23,9 @@ static void put_real(double v, struct text *out)
     text_puts(out, digits);
 }
 
-/* Whether the text, unquoted, is read back as a string: letters that spell no other value. */
-static bool is_plain(const char *s)
+/* Whether the text, unquoted, is read back as a string: letters that spell no other value. *failed
+ * is set when memory is out. */
+static bool is_plain(const char *s, bool *failed)
 {
     static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_";
     static const char more[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_0123456789./-";
@@ -35,6 +36,7 @@ static bool is_plain(const char *s)
     struct node *node = node_new_scalar(s, false);
     bool flag = false;
     const bool plain = node != NULL && node->kind == NODE_SCALAR && !node_bool(node, &flag);
+    *failed = *failed || node == NULL;
     node_free(node);
     return plain;
 }
@@ -65,7 +67,7 @@ static void put_string(const char *s, struct text *out)
 {
     if (s == NULL) {
         text_puts(out, "null");
-    } else if (is_plain(s)) {
+    } else if (is_plain(s, &out->failed)) {
         text_puts(out, s);
     } else {
         text_puts(out, "\"");

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/core/json_memory.h"
 #include "recipes/recipe.h"
 #include "recipes/schema.h"
 
@@ -14,6 +15,8 @@ static json_t *clean_string(const char *s)
     char *copy = text_copy(s);
     if (copy != NULL)
         report_clean(copy);
+    else
+        json_memory_fail();
     json_t *string = copy != NULL ? json_string(copy) : NULL;
     free(copy);
     return string;
@@ -89,6 +92,8 @@ static json_t *field_json(const struct recipe *recipe, const struct field *field
     const char *origin = recipe_origin(recipe, field->name);
     struct text takes = { 0 };
     field_expectation(field, &takes);
+    if (takes.failed)
+        json_memory_fail();
     json_t *out = json_pack("{s:s, s:o, s:o, s:s, s:s, s:o, s:o}", "key", field->name, "value",
                             value_of(recipe, field), "from",
                             clean_string(origin != NULL ? origin : "default"), "help", field->help,

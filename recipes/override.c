@@ -220,6 +220,8 @@ static void apply(struct load *load, const char *argument, const char *text, str
     const bool removes = text == NULL;
     const bool is_whole = !removes && way->n == 1; /* the value belongs to the key itself */
     struct node *value = is_whole ? parse_value(load, argument, text) : node_new(NODE_NULL);
+    if (value == NULL && !is_whole)
+        report_no_memory(load->report);
     if (value == NULL)
         return;
     struct node *entry = canonical_entry(load, argument, way->segment[0], value);

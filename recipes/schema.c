@@ -492,8 +492,10 @@ static const struct field recipe_fields[] = {
       .offset = AT(self_check_steps),
       .high = MAX_COUNT,
       .initial = "0",
-      .help = "Every so many steps one is computed twice and compared, which finds a machine that "
-              "miscalculates; 0: never." },
+      .help =
+          "Every so many steps one is computed twice, update included, and compared, which finds "
+          "a machine that miscalculates; 0: never. A bit that fell over in the base or the "
+          "adapter before the step is in both and is not seen." },
 
     { .section = "Machine",
       .name = "device",

@@ -1,5 +1,5 @@
 /* chat_template_kwargs: any YAML as JSON, as a template sees it. */
-#include <stdlib.h>
+#include <math.h>
 
 #include "datasets/config.h"
 #include "recipes/load.h"
@@ -13,11 +13,8 @@ static json_t *scalar(const struct node *value)
         return json_boolean(flag);
     if (!value->quoted && node_int(value, &number))
         return json_integer(number);
-    if (!value->quoted && node_real(value, &real)) {
-        json_t *out = json_real(real); /* NULL: not finite, so it is a word */
-        if (out != NULL)
-            return out;
-    }
+    if (!value->quoted && node_real(value, &real) && isfinite(real)) /* else it is a word */
+        return json_real(real);
     return json_string(value->text);
 }
 

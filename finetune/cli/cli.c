@@ -9,19 +9,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/core/json.h"
 #include "kernels/core/text.h"
 #include "recipes/report.h"
 
 /* ---- messages ---- */
 
-/* One line of a message: what it quotes of the user's bytes must not drive the terminal. */
+/* One line of a message: what it quotes of the user's bytes must not drive the terminal. Without
+ * memory of its own: what is to be said may be that there is none. */
 static void put_line(const char *prefix, const char *line, size_t n)
 {
-    char *copy = text_copy_n(line, n);
-    if (copy != NULL)
-        report_clean(copy);
-    fprintf(stderr, "jambatune: %s%s\n", prefix, copy != NULL ? copy : "out of memory");
-    free(copy);
+    char copy[ERR_TEXT_SIZE];
+    snprintf(copy, sizeof copy, "%.*s", (int)n, line);
+    report_clean(copy);
+    fprintf(stderr, "jambatune: %s%s\n", prefix, copy);
 }
 
 int cli_fail(const struct err *err)
@@ -74,7 +75,7 @@ int cli_end_output(void)
 
 int cli_end_json(json_t *value)
 {
-    char *json = value != NULL ? json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(15)) : NULL;
+    char *json = json_to_text(value, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
     json_decref(value);
     if (json == NULL) {
         struct err err = { 0 };
@@ -288,7 +289,7 @@ void cli_put_report(const struct recipe_report *report, bool notes)
     for (int64_t i = 0; notes && i < report->notes.n; i++)
         cli_note("%s", report->notes.item[i]);
     for (int64_t i = 0; i < report->errors.n; i++)
-        put_line("", report->errors.item[i], strlen(report->errors.item[i]));
+        fprintf(stderr, "jambatune: %s\n", report->errors.item[i]); /* is clean already */
     if (report->code == ERR_NO_MEMORY)
         fprintf(stderr, "jambatune: out of memory for the recipe\n");
     else if (report->n_more > 0)

@@ -15,6 +15,7 @@
 #include "finetune/cli/commands.h"
 #include "finetune/model/plan.h"
 #include "kernels/core/dtype.h"
+#include "kernels/core/file.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cuda/load.h"
 
@@ -44,18 +45,13 @@ const char cmd_env_help[] =
 /* "model name" of /proc/cpuinfo, where there is one. */
 static void processor_name(char out[128])
 {
-    char line[256];
-    snprintf(out, 128, "unknown");
-    FILE *f = fopen("/proc/cpuinfo", "r");
-    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
-        const char *value = strstr(line, ": ");
-        if (strncmp(line, "model name", 10) != 0 || value == NULL)
-            continue;
+    char text[1024];
+    file_read_start("/proc/cpuinfo", text, sizeof text);
+    const char *line = strstr(text, "\nmodel name"), *value = line != NULL ? strstr(line, ": ") : NULL;
+    if (value != NULL)
         snprintf(out, 128, "%.*s", (int)strcspn(value + 2, "\n"), value + 2);
-        break;
-    }
-    if (f != NULL)
-        fclose(f);
+    else
+        snprintf(out, 128, "unknown");
 }
 
 static json_t *kernel_variants(void)

@@ -220,7 +220,12 @@ int cmd_export(int argc, char **argv)
         return cli_fail(&err);
     const bool ok =
         r.gguf_base != NULL ? export_base(&r, &notes, &err) : export_adapter(&r, &notes, &err);
-    const int code = ok ? output_end(r.out, form_of(&r), notes.data, r.json) : cli_fail(&err);
+    const bool is_whole = ok && !notes.failed;
+    if (ok && notes.failed)
+        err_set(&err, ERR_NO_MEMORY,
+                "%s: is written and reads back the same, but memory ran out for the notes on it",
+                r.out);
+    const int code = is_whole ? output_end(r.out, form_of(&r), notes.data, r.json) : cli_fail(&err);
     text_free(&notes);
     return code;
 }

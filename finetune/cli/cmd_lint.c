@@ -158,11 +158,8 @@ static int print(const struct export_source *s, const struct lora_report *report
     json_t *list = json_array();
     for (int i = 0; i < report->n_finding; i++)
         json_array_append_new(list, finding_facts(&report->findings[i]));
-    if (json_object_set_new(facts, "engines", engine_facts(report)) != 0 ||
-        json_object_set_new(facts, "findings", list) != 0) {
-        json_decref(facts);
-        facts = NULL;
-    }
+    json_object_set_new(facts, "engines", engine_facts(report));
+    json_object_set_new(facts, "findings", list);
     return cli_end_json(facts);
 }
 

@@ -171,7 +171,7 @@ static void put_lengths(const struct preview_totals *t)
     }
 }
 
-static void put_totals(const struct preview_totals *t)
+static bool put_totals(const struct preview_totals *t, struct err *err)
 {
     struct text losses = { 0 };
     printf("training    ");
@@ -185,8 +185,10 @@ static void put_totals(const struct preview_totals *t)
     preview_losses(t, &losses);
     if (losses.data != NULL)
         fputs(losses.data, stdout);
+    const bool ok = !losses.failed || err_no_memory(err, "the counts");
     text_free(&losses);
     put_lengths(t);
+    return ok;
 }
 
 /* ---- the run ---- */
@@ -228,8 +230,7 @@ static int show(struct preview *p)
             return cli_fail(&err);
         putchar('\n');
     }
-    put_totals(&p->totals);
-    return cli_end_output();
+    return put_totals(&p->totals, &err) ? cli_end_output() : cli_fail(&err);
 }
 
 static bool is_set(const char *variable)

@@ -5,6 +5,7 @@
 
 #include "finetune/cli/cli.h"
 #include "finetune/cli/commands.h"
+#include "finetune/cli/run_folders.h"
 #include "finetune/report/report.h"
 #include "kernels/core/file.h"
 #include "kernels/core/text.h"
@@ -16,8 +17,9 @@ const char cmd_report_help[] =
     "loss, validation loss, learning rate, gradient norm, speed and memory; samples; time\n"
     "per block; what was adapted; data; the resolved recipe with the origin of each value;\n"
     "events. The file needs nothing else, no network and no server, and can be made while\n"
-    "the run goes on. Of several folders it shows the curves over one another, the runs\n"
-    "best first (by validation loss, else by the last loss) and where their recipes differ.\n"
+    "the run goes on. Of several folders, or of a sweep's (train --each), it shows the curves\n"
+    "over one another, the runs best first (by validation loss, else by the last loss) and\n"
+    "where their recipes differ.\n"
     "\n"
     "Options:\n"
     "  -o FILE   where to: '-' is the standard output; of one folder DIR/report.html by\n"
@@ -26,7 +28,7 @@ const char cmd_report_help[] =
     "\n"
     "Examples:\n"
     "  jambatune report out && xdg-open out/report.html\n"
-    "  jambatune report sweep/* -o sweep.html\n"
+    "  jambatune report sweep\n"
     "  jambatune report sweep/* -o sweep.html --json | jq -r '.runs[0].dir'\n";
 
 static const char usage[] = "jambatune report DIR [DIR ...] [-o FILE.html] [--json]";
@@ -131,7 +133,16 @@ int cmd_report(int argc, char **argv)
         err_no_memory(&err, "the report's name");
         return cli_fail(&err);
     }
-    const int code = make(words.args, words.n_arg, out != NULL ? out : own, json);
+    struct run_folders runs = { 0 };
+    bool ok = true;
+    for (int i = 0; ok && i < words.n_arg; i++)
+        ok = run_folders_add(&runs, words.args[i], &err);
+    if (ok && runs.n == 0)
+        ok = err_set(&err, ERR_NO_INPUT, "%s: none of the sweep's runs has begun", words.args[0]);
+    const int code =
+        ok ? make((const char *const *)runs.items, runs.n, out != NULL ? out : own, json)
+           : cli_fail(&err);
+    run_folders_free(&runs);
     free(own);
     return code;
 }

@@ -10,6 +10,7 @@
 
 #include "finetune/cli/cli.h"
 #include "finetune/cli/commands.h"
+#include "finetune/cli/run_folders.h"
 #include "finetune/cli/status.h"
 #include "kernels/core/text.h"
 #include "recipes/report.h"
@@ -21,7 +22,7 @@ const char cmd_status_help[] =
     "\n"
     "Shows where the run of an output_dir stands: from its files alone, without disturbing it, "
     "from\n"
-    "any machine that sees the folder.\n"
+    "any machine that sees the folder. The folder of a sweep (train --each) stands for its runs.\n"
     "\n"
     "  state        running (with process and machine), finished, stopped (by a signal: "
     "`jambatune\n"
@@ -32,7 +33,8 @@ const char cmd_status_help[] =
     "  loss         the last one, and up to 400 before it as a row of bars (`!`: not finite)\n"
     "  evaluation   the last one and the best\n"
     "  checkpoint   the newest, and its age\n"
-    "  last event   such as saved, resumed, stopped\n"
+    "  last event   such as resumed, stopped, finished\n"
+    "  log          how many lines of it are damaged, and the first; without a line when none is\n"
     "\n"
     "Options:\n"
     "  --json    print one JSON object: {\"runs\": [{\"dir\", \"state\", \"step\", ...}]}\n"
@@ -40,11 +42,11 @@ const char cmd_status_help[] =
     "\n"
     "The exit code is 0 when all were read, whatever their state; 66 when a folder is not there "
     "or\n"
-    "is no run's, 65 when its log is damaged.\n"
+    "is no run's, 65 when its log holds nothing but damage.\n"
     "\n"
     "Examples:\n"
     "  jambatune status out\n"
-    "  jambatune status sweep/* --watch\n"
+    "  jambatune status sweep --watch\n"
     "  jambatune status out --json | jq -r '.runs[0].state'\n";
 
 enum { BARS = 40, WATCH_SECONDS = 2 };
@@ -54,7 +56,7 @@ enum { BARS = 40, WATCH_SECONDS = 2 };
 /* "4:05", "1:02:03", "2 days 1:02:03"; "?" for what is not known. */
 static void put_clock(struct text *out, double seconds)
 {
-    if (!(seconds < 1e12)) {
+    if (!(fabs(seconds) < 1e12)) {
         text_puts(out, "?");
         return;
     }
@@ -89,7 +91,10 @@ static void put_age(struct text *out, double seconds)
 static void put_count(struct text *out, double n)
 {
     char digits[32];
-    text_count(digits, (int64_t)(n + 0.5));
+    if (fabs(n) < 1e15)
+        text_count(digits, (int64_t)(n + 0.5));
+    else /* no number of ours */
+        snprintf(digits, sizeof digits, "%.3g", n);
     text_puts(out, digits);
 }
 
@@ -195,6 +200,9 @@ static void put_rest(const struct history *h, const struct status *s, struct tex
         text_printf(out, "  last event  %s after step %" PRId64 "%s%s%s%s\n", e->event, e->step,
                     *e->text != '\0' ? ": " : "", e->text, *e->time != '\0' ? ", " : "", e->time);
     }
+    if (h->n_damaged > 0)
+        text_printf(out, "  log         %" PRId64 " damaged line%s passed over; the first: %s\n",
+                    h->n_damaged, h->n_damaged == 1 ? " is" : "s are", h->damage.text);
 }
 
 /* A line at a time is cleaned: the log may hold anything. */
@@ -255,22 +263,37 @@ static bool look_at(struct look *l, const char *dir, bool as_json, struct err *e
     return ok;
 }
 
+static void keep_first(int *failed, const struct err *err)
+{
+    const int code = cli_fail(err);
+    *failed = *failed == 0 ? code : *failed;
+}
+
 /* Shows what can be shown; what cannot is told at once, on stderr. Returns the exit code. */
 static int look_at_all(const struct cli_words *words, bool as_json, bool clear, bool *alive)
 {
     struct look l = { .runs = as_json ? json_array() : NULL };
+    struct run_folders folders = { 0 };
     int failed = 0;
     for (int i = 0; i < words->n_arg; i++) {
         struct err err = { 0 };
-        if (look_at(&l, words->args[i], as_json, &err))
-            continue;
-        const int code = cli_fail(&err);
-        failed = failed == 0 ? code : failed;
+        if (!run_folders_add(&folders, words->args[i], &err))
+            keep_first(&failed, &err);
     }
+    for (int64_t i = 0; i < folders.n; i++) {
+        struct err err = { 0 };
+        if (!look_at(&l, folders.items[i], as_json, &err))
+            keep_first(&failed, &err);
+    }
+    if (folders.n_waiting > 0)
+        text_printf(&l.text, "%s%" PRId64 " more run%s of the sweep %s not begun\n",
+                    l.text.len > 0 ? "\n" : "", folders.n_waiting,
+                    folders.n_waiting == 1 ? "" : "s", folders.n_waiting == 1 ? "has" : "have");
     *alive = l.alive;
+    run_folders_free(&folders);
     if (clear)
         fputs("\033[H\033[J", stdout);
-    if (l.text.data != NULL)
+    if (l.text.data != NULL && !as_json)
         fputs(l.text.data, stdout);
     text_free(&l.text);
     const int code = as_json ? cli_end_json(json_pack("{s:o}", "runs", l.runs)) : cli_end_output();

@@ -190,7 +190,11 @@ static bool print_opening(const struct trainer *t, struct err *err)
     struct text warnings = { 0 };
     trainer_warnings(t, &warnings);
     print_lines(&warnings, cli_warn);
+    const bool all =
+        !warnings.failed && !t->notes.failed && !t->changes.failed && !t->data.types.failed;
     text_free(&warnings);
+    if (!all)
+        return err_no_memory(err, "what is to be said of the run");
     print_lines(&t->notes, cli_warn);
     print_lines(&t->changes, cli_note);
     if (t->data.types.data != NULL)
@@ -225,15 +229,17 @@ static bool print_engines(const struct trainer *t, struct err *err)
     struct lora_report report;
     if (!lora_judge(&subject, &report, err))
         return false;
-    for (int k = 0; k < LORA_ENGINE_COUNT; k++) {
+    bool ok = true;
+    for (int k = 0; ok && k < LORA_ENGINE_COUNT; k++) {
         struct text line = { 0 };
         lora_report_line(&report, (enum lora_engine)k, &line);
-        fprintf(stderr, "%-24s%s\n", lora_engine_name((enum lora_engine)k),
-                line.data != NULL ? line.data : "?");
+        ok = !line.failed || err_no_memory(err, "what the engines make of the adapter");
+        if (ok)
+            fprintf(stderr, "%-24s%s\n", lora_engine_name((enum lora_engine)k), line.data);
         text_free(&line);
     }
     lora_report_free(&report);
-    return true;
+    return ok;
 }
 
 static bool print_closing(const struct trainer *t, struct err *err)

@@ -14,12 +14,12 @@
 
 #include "finetune/cli/each_child.h"
 #include "finetune/cli/each_table.h"
+#include "finetune/cli/run_folders.h"
 #include "finetune/cli/train_each.h"
 #include "finetune/train/output.h"
 #include "kernels/core/file.h"
+#include "kernels/core/json.h"
 #include "kernels/core/text.h"
-
-#define SWEEP_FILE "sweep.json"
 
 struct each {
     const char *recipe_path;
@@ -69,6 +69,8 @@ static int load_run(const struct each *e, int64_t i, const char *folder, struct 
         const bool ok = recipe_load(e->recipe_path, words, folder != NULL ? n + 2 : n,
                                     RECIPE_NEED_TRAIN, recipe, report);
         code = ok ? 0 : report->code != ERR_NONE ? (int)report->code : ERR_INTERNAL;
+    } else {
+        report_no_memory(report);
     }
     free(words);
     free(place);
@@ -145,7 +147,7 @@ static json_t *results(const struct each *e)
 static bool write_results(const struct each *e, struct err *err)
 {
     json_t *all = results(e);
-    char *text = all != NULL ? json_dumps(all, JSON_INDENT(2) | JSON_REAL_PRECISION(15)) : NULL;
+    char *text = json_to_text(all, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
     char *path = file_join(e->output_dir, SWEEP_FILE);
     const bool ok = text != NULL && path != NULL ? file_write(path, text, strlen(text), err)
                                                  : err_no_memory(err, "the sweep's table");
@@ -166,14 +168,16 @@ static bool run_one(struct each *e, struct each_run *run, struct err *err)
     /* A child that a signal ended after we were told to stop had nothing yet to save. */
     const bool stopped = end.code == ERR_STOPPED || (e->signals.stop && end.code > 128);
     run->status = end.code == 0 ? EACH_FINISHED : stopped ? EACH_STOPPED : EACH_FAILED;
-    each_run_read(run);
-    return true;
+    return each_run_read(run, err);
 }
 
-/* Runs what is not finished, up to a signal. */
+/* Runs what is not finished, up to a signal. The table is there from the beginning, for `status`.
+ */
 static bool run_all(struct each *e, struct err *err)
 {
     bool stopped = false;
+    if (!write_results(e, err))
+        return false;
     for (int64_t i = 0; i < e->sweep.n_run; i++) {
         struct each_run *run = &e->runs[i];
         const char *what = "";
@@ -219,8 +223,8 @@ static int put_results(const struct each *e, bool as_json)
         return cli_end_json(all);
     json_t *table = all != NULL ? each_table(all) : NULL;
     json_decref(all);
-    cli_end_facts(table, false);
-    return 0;
+    const int code = cli_end_facts(table, false);
+    return code == ERR_IO ? 0 : code;
 }
 
 static int run_sweep(struct each *e, bool as_json)

@@ -106,6 +106,10 @@ static void check_plan(struct check *c, const struct recipe *recipe, int64_t lon
             complain(c, &table);
         trainer_warnings(&t, &warnings);
         validate_put_warnings(&c->report, &warnings);
+        if (warnings.failed) {
+            err_no_memory(&table, "the warnings");
+            complain(c, &table);
+        }
         text_free(&warnings);
     }
     if (ok)

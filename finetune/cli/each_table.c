@@ -7,6 +7,7 @@
 #include "finetune/cli/cli.h"
 #include "finetune/train/history.h"
 #include "kernels/core/file.h"
+#include "kernels/core/sha256.h"
 #include "kernels/core/text.h"
 #include "lora/format_peft.h"
 
@@ -23,13 +24,17 @@ static void take_history(struct each_run *run, const struct history *h)
         run->seconds += isfinite(h->steps[i].seconds) ? h->steps[i].seconds : 0;
 }
 
-void each_run_read(struct each_run *run)
+bool each_run_read(struct each_run *run, struct err *err)
 {
     struct history h = { 0 };
-    struct err err = { 0 };
-    if (history_read(&h, run->folder, &err))
+    struct err why = { 0 };
+    const bool ok = history_read(&h, run->folder, &why);
+    if (ok)
         take_history(run, &h);
     history_free(&h);
+    /* One that failed may have left anything. */
+    return ok || (run->status != EACH_FINISHED && why.code != ERR_NO_MEMORY) ||
+           err_set(err, why.code, "%s", why.text);
 }
 
 /* Keys that a finished run may differ in: they say how it is run and watched, not what comes out.
@@ -64,6 +69,23 @@ static bool is_same_recipe(const struct each_run *run)
     return same;
 }
 
+/* Whether the data files that the run was made from are what they were: with others it is another
+ * run, which goes on, or is refused with the file's name. */
+static bool is_same_data(const struct history *h)
+{
+    json_t *files = json_object_get(h->run, "files");
+    bool same = true;
+    for (size_t i = 0; same && i < json_array_size(files); i++) {
+        char now[SHA256_HEX_SIZE];
+        const json_t *file = json_array_get(files, i);
+        const char *path = json_string_value(json_object_get(file, "path"));
+        const char *was = json_string_value(json_object_get(file, "sha256"));
+        same = path == NULL || was == NULL || !file_exists(path) ||
+               (sha256_file(path, now, NULL, NULL) && strcmp(now, was) == 0);
+    }
+    return same;
+}
+
 static bool has_file(const char *folder, const char *name)
 {
     char *path = file_join(folder, name);
@@ -78,7 +100,8 @@ bool each_run_is_finished(struct each_run *run)
     struct err err = { 0 };
     const bool done = file_is_directory(run->folder) && history_read(&h, run->folder, &err) &&
                       h.life == HISTORY_DONE && has_file(run->folder, PEFT_CONFIG_NAME) &&
-                      has_file(run->folder, PEFT_TENSORS_NAME) && is_same_recipe(run);
+                      has_file(run->folder, PEFT_TENSORS_NAME) && is_same_recipe(run) &&
+                      is_same_data(&h);
     if (done)
         take_history(run, &h);
     history_free(&h);

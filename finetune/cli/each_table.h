@@ -24,10 +24,12 @@ struct each_run {
     int64_t best_step, step;
 };
 
-/* Fills in what the folder's log says; a folder without one changes nothing. */
-void each_run_read(struct each_run *run);
+/* Fills in what the folder's log says; that of a run that failed may be missing or damaged, which
+ * changes nothing. */
+bool each_run_read(struct each_run *run, struct err *err);
 
-/* Whether the folder has the whole run of this recipe: finished, its adapter there. */
+/* Whether the folder has the whole run of this recipe: finished, its adapter there, and the data
+ * files are those that it was made from. */
 bool each_run_is_finished(struct each_run *run);
 
 void each_run_free(struct each_run *run);

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "finetune/cli/cli.h"
+#include "kernels/core/json_memory.h"
 #include "kernels/core/text.h"
 #include "recipes/report.h"
 
@@ -84,7 +85,7 @@ struct column {
 
 enum { MAX_COLUMNS = 12 };
 
-static void measure(const json_t *rows, struct column *columns, int n_column)
+static void measure(const json_t *rows, struct column *columns, int n_column, bool *failed)
 {
     for (size_t i = 0; i < json_array_size(rows); i++) {
         for (int k = 0; k < n_column; k++) {
@@ -93,6 +94,7 @@ static void measure(const json_t *rows, struct column *columns, int n_column)
             const int width = cell != NULL ? width_of(cell) : 0;
             columns[k].width = width > columns[k].width ? width : columns[k].width;
             columns[k].right |= json_is_number(value);
+            *failed = *failed || cell == NULL;
             free(cell);
         }
     }
@@ -126,7 +128,7 @@ static void put_table(json_t *rows, struct text *out)
         if (n_column < MAX_COLUMNS)
             columns[n_column++] = (struct column){ .name = name, .width = width_of(name) };
     }
-    measure(rows, columns, n_column);
+    measure(rows, columns, n_column, &out->failed);
     put_row(NULL, columns, n_column, out);
     for (size_t i = 0; i < json_array_size(rows); i++)
         put_row(json_array_get(rows, i), columns, n_column, out);
@@ -172,6 +174,8 @@ json_t *cli_json_string(const char *s)
     char *copy = text_copy(s);
     if (copy != NULL)
         report_clean(copy);
+    else
+        json_memory_fail();
     json_t *string = copy != NULL ? json_string(copy) : NULL;
     free(copy);
     return string;
@@ -184,7 +188,7 @@ int cli_end_facts(json_t *facts, bool as_json)
     struct text out = { 0 };
     put_object(facts, 0, &out);
     json_decref(facts);
-    const bool ok = !out.failed;
+    const bool ok = !json_memory_failed() && !out.failed;
     if (ok && out.data != NULL)
         fputs(out.data, stdout);
     text_free(&out);

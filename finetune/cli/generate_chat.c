@@ -81,7 +81,10 @@ static bool check_conversation(const struct conversation *c, const struct chat_t
     struct conversation trial = *c; /* borrows */
     struct chat chat = { 0 };
     trial.messages = json_copy(c->messages);
-    bool ok = trial.messages != NULL || err_no_memory(err, "the conversation");
+    /* A copy lacks what there was no room for. */
+    bool ok = (trial.messages != NULL &&
+               json_array_size(trial.messages) == json_array_size(c->messages)) ||
+              err_no_memory(err, "the conversation");
     ok = ok &&
          append(trial.messages, json_pack("{s:s, s:s}", "role", "user", "content", "?"), err) &&
          read_conversation(&trial, place, &chat, err) && check_rendering(&chat, t, place, err);

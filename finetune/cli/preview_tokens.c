@@ -56,10 +56,11 @@ static bool is_special(const struct tokenizer *tok, int32_t id, bool *out, struc
     struct text with = { 0 }, without = { 0 };
     const bool ok = tokenizer_decode(tok, &id, 1, false, &with, err) &&
                     tokenizer_decode(tok, &id, 1, true, &without, err);
+    const bool whole = !with.failed && !without.failed;
     *out = with.len > 0 && without.len == 0;
     text_free(&with);
     text_free(&without);
-    return ok;
+    return ok && (whole || err_no_memory(err, "a token's text"));
 }
 
 bool preview_token(const struct tokenizer *tok, int32_t id, struct preview_token *out,

@@ -66,14 +66,16 @@ static bool find_checkpoint(const struct history *h, struct status *s, struct er
     struct checkpoint_list list = { 0 };
     if (!checkpoint_list(h->dir, &list, err))
         return false;
+    bool ok = true;
     if (list.n > 0) {
         char *path = checkpoint_path(h->dir, list.steps[0]);
         s->checkpoint = list.steps[0];
         s->checkpoint_age = path != NULL ? age_of(path) : (double)NAN;
+        ok = path != NULL || err_no_memory(err, h->dir);
         free(path);
     }
     checkpoint_list_free(&list);
-    return true;
+    return ok;
 }
 
 bool status_of(const struct history *h, struct status *s, struct err *err)
@@ -100,7 +102,9 @@ bool status_of(const struct history *h, struct status *s, struct err *err)
     measure_rate(h, s);
     measure_time(h, s);
     char *log = file_join(h->dir, "metrics.jsonl");
-    s->log_age = log != NULL ? age_of(log) : unknown;
+    if (log == NULL)
+        return err_no_memory(err, h->dir);
+    s->log_age = age_of(log);
     free(log);
     return find_checkpoint(h, s, err);
 }
@@ -140,9 +144,11 @@ static json_t *losses_json(const struct history *h)
 
 static json_t *checkpoint_json(const struct history *h, const struct status *s)
 {
-    char *path = s->checkpoint >= 0 ? checkpoint_path(h->dir, s->checkpoint) : NULL;
+    if (s->checkpoint < 0)
+        return json_null();
+    char *path = checkpoint_path(h->dir, s->checkpoint);
     json_t *object =
-        path == NULL ? json_null()
+        path == NULL ? NULL
                      : json_pack("{s:I, s:o, s:o}", "step", (json_int_t)s->checkpoint, "path",
                                  cli_json_string(path), "age_seconds", known(s->checkpoint_age));
     free(path);
@@ -166,7 +172,7 @@ json_t *status_json(const struct history *h, const struct status *s)
     json_t *total = h->total_steps > 0 ? json_integer((json_int_t)h->total_steps) : json_null();
     json_t *loss = h->n_step > 0 ? loss_json(s->loss) : json_null();
     return json_pack("{s:o, s:s, s:o, s:o, s:I, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:o, s:o, s:o, "
-                     "s:o, s:o, s:o, s:o, s:o}",
+                     "s:o, s:o, s:o, s:o, s:o, s:I}",
                      "dir", cli_json_string(h->dir), "state", history_life_name(h->life), "pid",
                      pid, "host", host, "step", (json_int_t)s->step, "total_steps", total,
                      "percent", known(s->percent), "epoch", known(s->epoch), "steps_not_applied",
@@ -175,7 +181,8 @@ json_t *status_json(const struct history *h, const struct status *s)
                      known(s->elapsed), "left_seconds", known(s->left), "log_age_seconds",
                      known(s->log_age), "loss", loss, "last_losses", losses_json(h), "evaluation",
                      eval_json(h, h->n_eval - 1), "best_evaluation", eval_json(h, h->best),
-                     "checkpoint", checkpoint_json(h, s), "last_event", event_json(h));
+                     "checkpoint", checkpoint_json(h, s), "last_event", event_json(h),
+                     "damaged_lines", (json_int_t)h->n_damaged);
 }
 
 /* ---- the sparkline ---- */
@@ -196,7 +203,8 @@ static double mean_loss(const struct history *h, int64_t from, int64_t to)
             n++;
         }
     }
-    return n > 0 ? sum / (double)n : (double)NAN;
+    const double mean = n > 0 ? sum / (double)n : (double)NAN;
+    return isfinite(mean) ? mean : (double)NAN; /* the sum may be too large */
 }
 
 static void fill_bars(const struct history *h, int64_t n_step, int width, struct bars *b)
@@ -229,8 +237,9 @@ void status_sparkline(const struct history *h, int width, bool utf8, struct text
             text_puts(out, "!");
             continue;
         }
-        /* A row of equal losses stands low. */
-        const double share = b.high > b.low ? (b.height[i] - b.low) / (b.high - b.low) : 0;
+        /* A row of equal losses stands low. Halves: a difference may be too large. */
+        const double share =
+            b.high > b.low ? (b.height[i] / 2 - b.low / 2) / (b.high / 2 - b.low / 2) : 0;
         const int level = (int)(share * (N_LEVEL - 1) + 0.5);
         text_puts(out, utf8 ? blocks[level] : letters[level]);
     }

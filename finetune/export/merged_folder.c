@@ -82,13 +82,14 @@ static bool list_sides(struct merged_folder *f, const char *inside, struct err *
     char *path = file_join(f->base, inside);
     DIR *dir = path != NULL ? opendir(path) : NULL;
     bool ok = path != NULL || err_no_memory(err, f->base);
-    if (ok && dir == NULL && *inside == '\0')
-        ok = err_set(err, ERR_NO_INPUT, "%s: %s", f->base, strerror(errno));
-    for (struct dirent *entry; ok && dir != NULL && (entry = readdir(dir)) != NULL;) {
+    if (ok && dir == NULL && (*inside == '\0' || errno != ENOENT))
+        ok = err_set(err, file_error(ERR_NO_INPUT), "%s: %s", f->base, strerror(errno));
+    const char *entry;
+    while (ok && dir != NULL && (entry = file_next_name(dir, f->base, &ok, err)) != NULL) {
         struct stat st;
-        if (!is_side(entry->d_name))
+        if (!is_side(entry))
             continue;
-        char *name = *inside != '\0' ? file_join(inside, entry->d_name) : text_copy(entry->d_name);
+        char *name = *inside != '\0' ? file_join(inside, entry) : text_copy(entry);
         char *full = name != NULL ? file_join(f->base, name) : NULL;
         const bool wanted = full != NULL && stat(full, &st) == 0 && S_ISREG(st.st_mode);
         if (full == NULL)
@@ -124,14 +125,15 @@ static bool check_empty(const char *path, struct err *err)
 {
     DIR *dir = opendir(path);
     if (dir == NULL)
-        return err_set(err, ERR_CANT_CREATE, "%s: %s", path, strerror(errno));
+        return err_set(err, file_error(ERR_CANT_CREATE), "%s: %s", path, strerror(errno));
     bool ok = true;
-    for (struct dirent *entry; ok && (entry = readdir(dir)) != NULL;) {
-        if (is_of_a_model(entry->d_name))
+    const char *entry;
+    while (ok && (entry = file_next_name(dir, path, &ok, err)) != NULL) {
+        if (is_of_a_model(entry))
             ok = err_set(err, ERR_CANT_CREATE,
                          "%s: has '%s' in it already; a merged checkpoint goes to a new or empty "
                          "folder",
-                         path, entry->d_name);
+                         path, entry);
     }
     closedir(dir);
     return ok;

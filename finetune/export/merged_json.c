@@ -59,7 +59,7 @@ bool merged_write_index(struct merged_folder *f, const struct merged_plan *plan,
     json_t *root = path != NULL ? json_load_object(path, MAX_INDEX, err) : NULL;
     bool ok = root != NULL || (path == NULL && err_no_memory(err, index_name));
     if (ok && (!set_index(root, plan) ||
-               (text = json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS)) == NULL))
+               (text = json_to_text(root, JSON_INDENT(2) | JSON_SORT_KEYS)) == NULL))
         ok = err_no_memory(err, index_name);
     if (ok) {
         struct text t = { 0 };
@@ -153,7 +153,7 @@ bool merged_untie_config(const char *bytes, size_t n, const char *place, struct 
         text_append(out, bytes + end, n - end);
     } else { /* not there, or spelt with escapes: set in what jansson makes of it */
         char *text = json_object_set_new(root, tie_key, json_false()) == 0
-                         ? json_dumps(root, JSON_INDENT(2))
+                         ? json_to_text(root, JSON_INDENT(2))
                          : NULL;
         out->failed = out->failed || text == NULL;
         text_puts(out, text != NULL ? text : "");

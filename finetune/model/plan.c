@@ -1,8 +1,9 @@
 #include "finetune/model/plan.h"
 
-#include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
+#include "kernels/core/file.h"
 #include "kernels/core/text.h"
 #include "kernels/ops.h"
 #include "kernels/plan/plan.h"
@@ -18,13 +19,10 @@ const char *recompute_name(enum recompute recompute)
 /* The limit of the control group this process runs in (a container's), or SIZE_MAX. */
 static size_t group_limit(void)
 {
-    unsigned long long bytes = 0;
-    FILE *file = fopen("/sys/fs/cgroup/memory.max", "r");
-    if (file == NULL)
-        return SIZE_MAX;
-    const bool limited = fscanf(file, "%llu", &bytes) == 1 && bytes > 0; /* "max": no limit */
-    fclose(file);
-    return limited ? (size_t)bytes : SIZE_MAX;
+    char text[32];
+    file_read_start("/sys/fs/cgroup/memory.max", text, sizeof text);
+    const unsigned long long bytes = strtoull(text, NULL, 10); /* 0 of "max": no limit */
+    return bytes > 0 ? (size_t)bytes : SIZE_MAX;
 }
 
 size_t plan_machine_memory(void)

@@ -1,7 +1,6 @@
 /* Folders into runs, and their names. */
 #include "finetune/report/report.h"
 
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,11 +9,13 @@
 /* The folder's own name, wherever one stands: of "out/", "." or "../b" too. */
 static char *own_name(const char *dir)
 {
-    char whole[PATH_MAX];
-    if (realpath(dir, whole) == NULL)
-        return text_copy(dir);
-    const char *slash = strrchr(whole, '/');
-    return text_copy(slash != NULL && slash[1] != '\0' ? slash + 1 : whole);
+    char *whole = NULL;
+    if (!file_resolve(dir, &whole, NULL))
+        return NULL;
+    const char *path = whole != NULL ? whole : dir, *slash = strrchr(path, '/');
+    char *name = text_copy(whole != NULL && slash != NULL && slash[1] != '\0' ? slash + 1 : path);
+    free(whole);
+    return name;
 }
 
 /* Where two names are the same, the paths take their places. */

@@ -145,9 +145,20 @@ void sections_events(const struct history *h, struct text *page)
 {
     const int64_t first = h->n_event > EVENTS_MOST ? h->n_event - EVENTS_MOST : 0;
     const int64_t open = h->n_event > EVENTS_OPEN ? h->n_event - EVENTS_OPEN : 0;
-    if (h->n_event == 0)
+    if (h->n_event == 0 && h->n_damaged == 0)
         return;
     page_section(page, "Events");
+    if (h->n_damaged > 0) {
+        text_printf(page,
+                    "<p>%" PRId64 " line%s of the log %s damaged and passed over; the first: ",
+                    h->n_damaged, h->n_damaged == 1 ? "" : "s", h->n_damaged == 1 ? "is" : "are");
+        page_escaped(page, h->damage.text);
+        text_puts(page, "</p>\n");
+    }
+    if (h->n_event == 0) {
+        page_section_end(page);
+        return;
+    }
     if (open > first) {
         text_printf(page, "<details><summary>%" PRId64 " earlier events</summary>\n", open);
         if (first > 0)

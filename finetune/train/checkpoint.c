@@ -15,7 +15,7 @@
 #include "kernels/core/manifest.h"
 
 static const char prefix[] = "checkpoint-";
-static const char temporary[] = ".tmp";
+static const char temporary[] = ".tmp", replaced[] = ".old", damaged[] = ".damaged";
 
 /* What a manifest names, no more and no less. */
 static const char *const names[] = { PEFT_CONFIG_NAME, PEFT_TENSORS_NAME, "recipe.yaml",
@@ -45,7 +45,7 @@ bool checkpoint_verify(const char *dir, struct err *err)
 
 static bool fail_remove(const char *path, struct err *err)
 {
-    return err_set(err, ERR_IO, "%s: cannot be removed: %s", path, strerror(errno));
+    return err_set(err, file_error(ERR_IO), "%s: cannot be removed: %s", path, strerror(errno));
 }
 
 /* All that lies in a folder, which is closed. Links are removed, never followed; what others put
@@ -58,14 +58,11 @@ static bool empty_folder(int fd, const char *path, int depth, struct err *err)
         return fail_remove(path, err);
     }
     bool ok = true;
-    const struct dirent *e;
-    while (ok && (e = readdir(d)) != NULL) {
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
-            continue;
-        const int sub =
-            depth > 0 ? openat(fd, e->d_name, O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
+    const char *name;
+    while (ok && (name = file_next_name(d, path, &ok, err)) != NULL) {
+        const int sub = depth > 0 ? openat(fd, name, O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
         ok = sub < 0 || empty_folder(sub, path, depth - 1, err);
-        if (ok && unlinkat(fd, e->d_name, sub >= 0 ? AT_REMOVEDIR : 0) != 0)
+        if (ok && unlinkat(fd, name, sub >= 0 ? AT_REMOVEDIR : 0) != 0)
             ok = fail_remove(path, err);
     }
     closedir(d);
@@ -125,12 +122,12 @@ static bool list_named(const char *output_dir, const char *end, struct checkpoin
         return err_set(err, ERR_CANT_CREATE, "%s: is no folder; set another output_dir",
                        output_dir);
     if (d == NULL)
-        return errno == ENOENT ||
-               err_set(err, ERR_NO_INPUT, "%s: cannot be read: %s", output_dir, strerror(errno));
+        return errno == ENOENT || err_set(err, file_error(ERR_NO_INPUT), "%s: cannot be read: %s",
+                                          output_dir, strerror(errno));
     bool ok = true;
-    const struct dirent *e;
-    while (ok && (e = readdir(d)) != NULL) {
-        const int64_t step = step_of(e->d_name, end);
+    const char *name;
+    while (ok && (name = file_next_name(d, output_dir, &ok, err)) != NULL) {
+        const int64_t step = step_of(name, end);
         if (step < 0)
             continue;
         int64_t *more = realloc(list->steps, ((size_t)list->n + 1) * sizeof *more);
@@ -205,15 +202,15 @@ static bool remove_listed(const char *output_dir, const struct checkpoint_list *
     return ok;
 }
 
-static bool remove_unfinished(const char *output_dir, struct err *err)
+/* The folders checkpoint-N with this end. */
+static bool remove_ended(const char *output_dir, const char *end, struct err *err)
 {
     struct checkpoint_list list;
-    if (!list_named(output_dir, temporary, &list, err))
+    if (!list_named(output_dir, end, &list, err))
         return false;
     bool ok = true;
     for (int64_t i = 0; ok && i < list.n; i++) {
-        char *path =
-            text_format("%s/%s%" PRId64 "%s", output_dir, prefix, list.steps[i], temporary);
+        char *path = text_format("%s/%s%" PRId64 "%s", output_dir, prefix, list.steps[i], end);
         ok = path != NULL ? remove_folder(path, err) : err_no_memory(err, output_dir);
         free(path);
     }
@@ -227,7 +224,7 @@ bool checkpoint_prune(const char *output_dir, int64_t keep, int64_t newest, stru
     if (!checkpoint_list(output_dir, &list, err))
         return false;
     const bool ok = (keep <= 0 || remove_listed(output_dir, &list, keep, newest, err)) &&
-                    remove_unfinished(output_dir, err);
+                    remove_ended(output_dir, temporary, err);
     checkpoint_list_free(&list);
     return ok;
 }
@@ -237,8 +234,9 @@ bool checkpoint_remove_all(const char *output_dir, struct err *err)
     struct checkpoint_list list;
     if (!checkpoint_list(output_dir, &list, err))
         return false;
-    const bool ok =
-        remove_listed(output_dir, &list, 0, -1, err) && remove_unfinished(output_dir, err);
+    const bool ok = remove_listed(output_dir, &list, 0, -1, err) &&
+                    remove_ended(output_dir, temporary, err) &&
+                    remove_ended(output_dir, damaged, err);
     checkpoint_list_free(&list);
     return ok;
 }
@@ -271,7 +269,7 @@ static bool replace(const char *partial, const char *path, struct err *err)
 {
     if (renameat2(AT_FDCWD, partial, AT_FDCWD, path, RENAME_EXCHANGE) == 0)
         return sync_folder_of(path, err) && remove_folder(partial, err);
-    char *old = text_format("%s.old", path);
+    char *old = text_format("%s%s", path, replaced);
     bool ok = old != NULL || err_no_memory(err, path);
     ok = ok && remove_folder(old, err);
     if (ok && (rename(path, old) != 0 || rename(partial, path) != 0))
@@ -306,6 +304,32 @@ bool checkpoint_write(const char *output_dir, const struct checkpoint *c, struct
 
 /* ---- a run that goes on ---- */
 
+static bool settle_one(const char *output_dir, int64_t step, struct err *err)
+{
+    char *path = checkpoint_path(output_dir, step);
+    char *old = path == NULL ? NULL : text_format("%s%s", path, replaced);
+    bool ok = old != NULL || err_no_memory(err, output_dir);
+    if (ok && file_exists(path))
+        ok = remove_folder(old, err);
+    else if (ok && rename(old, path) != 0)
+        ok = err_set(err, ERR_IO, "%s: cannot be renamed: %s", old, strerror(errno));
+    free(old);
+    free(path);
+    return ok;
+}
+
+bool checkpoint_settle(const char *output_dir, struct err *err)
+{
+    struct checkpoint_list list;
+    if (!list_named(output_dir, replaced, &list, err))
+        return false;
+    bool ok = true;
+    for (int64_t i = 0; ok && i < list.n; i++)
+        ok = settle_one(output_dir, list.steps[i], err);
+    checkpoint_list_free(&list);
+    return ok;
+}
+
 bool checkpoint_set_aside(const char *output_dir, int64_t step, struct err *err)
 {
     struct checkpoint_list list;
@@ -314,7 +338,7 @@ bool checkpoint_set_aside(const char *output_dir, int64_t step, struct err *err)
     bool ok = true;
     for (int64_t i = 0; ok && i < list.n && list.steps[i] > step; i++) {
         char *path = checkpoint_path(output_dir, list.steps[i]);
-        char *aside = path == NULL ? NULL : text_format("%s.damaged", path);
+        char *aside = path == NULL ? NULL : text_format("%s%s", path, damaged);
         ok = aside != NULL || err_no_memory(err, output_dir);
         struct err why = { 0 };
         const bool whole = ok && checkpoint_verify(path, &why);

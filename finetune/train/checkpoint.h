@@ -52,6 +52,10 @@ void checkpoint_list_free(struct checkpoint_list *list);
 /* output_dir/checkpoint-N; caller frees; NULL when memory is out. */
 char *checkpoint_path(const char *output_dir, int64_t step);
 
+/* For a run that begins, before any is looked for: where the replacing of a checkpoint was cut
+ * short, the old one goes back to its place, or goes away where the new one has it. */
+bool checkpoint_settle(const char *output_dir, struct err *err);
+
 /* The newest whole one (verified); damaged ones on the way are named in `notes`, a line each. *dir
  * is NULL when there is none at all; damaged ones alone are an error that says so. Caller frees. */
 bool checkpoint_find(const char *output_dir, char **dir, struct text *notes, struct err *err);
@@ -64,7 +68,7 @@ bool checkpoint_prune(const char *output_dir, int64_t keep, int64_t newest, stru
  * one that is whole is an error. */
 bool checkpoint_set_aside(const char *output_dir, int64_t step, struct err *err);
 
-/* Removes every one. */
+/* Removes every one, and those that were set aside. */
 bool checkpoint_remove_all(const char *output_dir, struct err *err);
 
 /* Bytes that one takes on the disk, a little more than less. */

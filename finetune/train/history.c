@@ -252,7 +252,44 @@ struct log_reader {
     const char *path;
     int64_t n_line;
     struct text rest; /* what was read and is no whole line yet */
+    bool skipping;    /* it is the rest of a line that is too long */
 };
+
+/* A line that says nothing is passed over; what went wrong otherwise says nothing of the line. */
+static bool note_damage(struct history *h, const struct err *why, struct err *err)
+{
+    if (why->code != ERR_DATA)
+        return err_set(err, why->code, "%s", why->text);
+    if (h->n_damaged++ == 0)
+        h->damage = *why;
+    return true;
+}
+
+static bool take_line(struct history *h, struct log_reader *r, const char *bytes, size_t n,
+                      struct err *err)
+{
+    struct err why = { 0 };
+    char place[1024];
+    const bool rest = r->skipping;
+    r->skipping = false;
+    if (rest)
+        return true;
+    snprintf(place, sizeof place, "%.900s:%" PRId64, r->path, ++r->n_line);
+    return add_line(h, bytes, n, place, &why) || note_damage(h, &why, err);
+}
+
+/* What is longer than any line of ours is let go by. */
+static bool skip_long_line(struct history *h, struct log_reader *r, struct err *err)
+{
+    struct err why = { 0 };
+    r->rest.len = 0;
+    if (r->skipping)
+        return true;
+    r->skipping = true;
+    err_set(&why, ERR_DATA, "%s:%" PRId64 ": is longer than %d bytes", r->path, ++r->n_line,
+            (int)LONGEST_LINE);
+    return note_damage(h, &why, err);
+}
 
 /* Takes the whole lines of r->rest out of it, from `seen` on where a newline may be. */
 static bool take_lines(struct history *h, struct log_reader *r, size_t seen, struct err *err)
@@ -263,18 +300,14 @@ static bool take_lines(struct history *h, struct log_reader *r, size_t seen, str
         if (newline == NULL)
             break;
         const size_t end = (size_t)(newline - r->rest.data);
-        char place[1024];
-        snprintf(place, sizeof place, "%.900s:%" PRId64, r->path, ++r->n_line);
-        if (!add_line(h, r->rest.data + from, end - from, place, err))
+        if (!take_line(h, r, r->rest.data + from, end - from, err))
             return false;
         from = seen = end + 1;
     }
     if (from > 0)
         memmove(r->rest.data, r->rest.data + from, r->rest.len - from);
     r->rest.len -= from;
-    return r->rest.len <= LONGEST_LINE ||
-           err_set(err, ERR_DATA, "%s:%" PRId64 ": is longer than %d bytes", r->path, r->n_line + 1,
-                   (int)LONGEST_LINE);
+    return r->rest.len <= LONGEST_LINE || skip_long_line(h, r, err);
 }
 
 static bool read_lines(struct history *h, struct log_reader *r, int fd, struct err *err)
@@ -312,7 +345,8 @@ static bool read_log(struct history *h, bool *found, struct err *err)
     if (fd < 0 && errno != ENOENT)
         ok = err_set(err, ERR_NO_INPUT, "%s: %s", path, strerror(errno));
     else if (fd >= 0 && (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)))
-        ok = err_set(err, ERR_NO_INPUT, "%s: is not a regular file", path);
+        ok = err_set(err, ERR_NO_INPUT, "%s: is %s; expected a regular file", path,
+                     S_ISDIR(st.st_mode) ? "a directory" : "not a regular file");
     else if (fd >= 0)
         ok = read_lines(h, &reader, fd, err);
     if (fd >= 0)
@@ -428,6 +462,8 @@ static bool read_all(struct history *h, struct err *err)
             "%s: is no run's folder: it has neither metrics.jsonl nor run.json; expected "
             "the output_dir of a run",
             h->dir);
+    if (h->n_damaged > 0 && !has_run && h->n_step + h->n_eval + h->n_sample + h->n_event == 0)
+        return err_set(err, h->damage.code, "%s", h->damage.text);
     h->best = best_eval(h);
     if (h->life != HISTORY_ALIVE)
         h->life = life_by_events(h);

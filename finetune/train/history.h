@@ -7,7 +7,8 @@
  *     history_free(&h);
  *
  * The log of a killed run may end in half a line, which is left out; a line that is no object of
- * ours is an error with its place. A step that is there twice makes the earlier one and all that
+ * ours (a file system that lost power may leave some) is passed over and counted, and is an error
+ * only where nothing else is there. A step that is there twice makes the earlier one and all that
  * came after it void: the run went back to before it. Steps and evaluations are in ascending order.
  */
 #ifndef FINETUNE_TRAIN_HISTORY_H
@@ -62,6 +63,8 @@ struct history {
     int64_t n_sample;
     struct history_event *events;
     int64_t n_event;
+    int64_t n_damaged;   /* lines that were passed over */
+    struct err damage;   /* what is wrong with the first of them, and where */
     int64_t total_steps; /* of the run; 0: not known */
     int64_t best;        /* index of the lowest evaluation, -1: none */
     enum history_life life;

@@ -1,11 +1,10 @@
 #include "finetune/train/identity.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "finetune/model/shards.h"
 #include "kernels/core/file.h"
 #include "kernels/core/sha256.h"
 #include "kernels/cuda/load.h"
@@ -107,67 +106,32 @@ static bool add_file(struct sha256 *sum, const char *folder, const char *name, s
     return true;
 }
 
-static int compare_names(const void *a, const void *b)
+/* The config and the weights of a folder: what else lies there is no part of the base. */
+static bool add_base(struct sha256 *sum, const char *folder, const struct jamba_config *config,
+                     struct err *err)
 {
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-/* The files of a folder that make up the base, sorted by name: the weights, their index and the
- * config. */
-static bool is_of_base(const char *name)
-{
-    return text_ends_with(name, ".safetensors") || strcmp(name, "config.json") == 0 ||
-           strcmp(name, "model.safetensors.index.json") == 0;
-}
-
-struct names {
-    char **item;
-    size_t n;
-};
-
-static bool list_base(const char *folder, struct names *names, struct err *err)
-{
-    DIR *d = opendir(folder);
-    if (d == NULL)
-        return err_set(err, ERR_NO_INPUT, "%s: cannot be read: %s", folder, strerror(errno));
-    bool ok = true;
-    const struct dirent *e;
-    while (ok && (e = readdir(d)) != NULL) {
-        if (!is_of_base(e->d_name))
-            continue;
-        char **more = realloc(names->item, (names->n + 1) * sizeof *more), *name = NULL;
-        if (more != NULL) {
-            names->item = more;
-            name = text_copy(e->d_name);
-        }
-        ok = name != NULL || err_no_memory(err, folder);
-        if (ok)
-            names->item[names->n++] = name;
-    }
-    closedir(d);
-    if (names->n > 0)
-        qsort(names->item, names->n, sizeof *names->item, compare_names);
+    struct shards shards = { 0 }; /* sorted by name */
+    bool ok =
+        add_file(sum, folder, "config.json", err) && shards_open(&shards, folder, config, err);
+    for (int64_t i = 0; ok && i < shards.n_file; i++)
+        ok = add_file(sum, folder, strrchr(shards.paths[i], '/') + 1, err);
+    shards_close(&shards);
     return ok;
 }
 
-static bool base_digest(const struct recipe *recipe, char hex[SHA256_HEX_SIZE], struct err *err)
+static bool base_digest(const struct recipe *recipe, const struct engine *e,
+                        char hex[SHA256_HEX_SIZE], struct err *err)
 {
     struct sha256 sum;
     sha256_init(&sum);
     char *folder = NULL, *config = NULL;
-    struct names names = { 0 };
     bool ok = weights_locate(recipe->base_model, &folder, &config, err);
     if (ok && folder == NULL) { /* random: its seed is a key of the recipe */
         ok = sha256_file(config, hex, NULL, err);
         add_text(&sum, hex);
     } else if (ok) {
-        ok = list_base(folder, &names, err);
-        for (size_t i = 0; ok && i < names.n; i++)
-            ok = add_file(&sum, folder, names.item[i], err);
+        ok = add_base(&sum, folder, weights_config(e->weights), err);
     }
-    for (size_t i = 0; i < names.n; i++)
-        free(names.item[i]);
-    free(names.item);
     free(folder);
     free(config);
     sha256_end(&sum, hex);
@@ -305,7 +269,7 @@ static bool put_parts(json_t *parts, const struct recipe *recipe, const struct e
     char validation[SHA256_HEX_SIZE], adapter[SHA256_HEX_SIZE], start[SHA256_HEX_SIZE];
     char program[SHA256_HEX_SIZE], batch[32];
     struct text kernels = { 0 };
-    bool ok = base_digest(recipe, base, err) && tokenizer_digest(recipe, tokenizer, err) &&
+    bool ok = base_digest(recipe, e, base, err) && tokenizer_digest(recipe, tokenizer, err) &&
               start_digest(recipe, start, err) &&
               sha256_file("/proc/self/exe", program, NULL, err) &&
               describe_kernels(recipe, &e->be, &kernels, err);
@@ -323,7 +287,9 @@ static bool put_parts(json_t *parts, const struct recipe *recipe, const struct e
              err_no_memory(err, "the run's identity");
     }
     text_free(&kernels);
-    return ok && put_files(parts, &data->set, "files", err);
+    const bool own = data->validation != NULL && data->validation != &data->set;
+    return ok && put_files(parts, &data->set, "files", err) &&
+           (!own || put_files(parts, data->validation, "validation_files", err));
 }
 
 json_t *identity_of(const struct recipe *recipe, const struct engine *e,
@@ -403,10 +369,13 @@ static const char *part_text(const char *name)
     return name;
 }
 
-/* The first data file that is another one now, or NULL. */
-static const char *changed_file(json_t *saved, json_t *now)
+/* The first data file of a part that is another one now, or NULL. */
+static const char *changed_file(json_t *saved, json_t *now, const char *part)
 {
-    json_t *a = json_object_get(saved, "files"), *b = json_object_get(now, "files");
+    const bool validation =
+        strcmp(part, "validation") == 0 && json_object_get(now, "validation_files") != NULL;
+    const char *list = validation ? "validation_files" : "files";
+    json_t *a = json_object_get(saved, list), *b = json_object_get(now, list);
     for (size_t i = 0; i < json_array_size(b); i++) {
         json_t *x = json_array_get(a, i), *y = json_array_get(b, i);
         const char *was = json_string_value(json_object_get(x, "sha256"));
@@ -450,13 +419,13 @@ static bool compare_parts(json_t *saved, json_t *now, const char *allow, const c
     json_t *value = NULL;
     json_object_foreach(now, name, value)
     {
-        if (strcmp(name, "files") == 0)
+        if (json_is_array(value)) /* files: they name what a digest finds */
             continue;
         if (compare(name, part_text(name), json_object_get(saved, name), value, allow, place,
                     changes, err))
             continue;
         const char *file = strcmp(name, "documents") == 0 || strcmp(name, "validation") == 0
-                               ? changed_file(saved, now)
+                               ? changed_file(saved, now, name)
                                : NULL;
         if (file != NULL)
             err_prefix(err, "%s: has changed", file);

@@ -2,11 +2,12 @@
  * only where none of it has changed, or where the user has said what may.
  *
  * A JSON object: "recipe" has every key's value as text; "parts" has digests and names:
- *   base_model     SHA-256 of config.json, index and weights: of shards above 64 MiB their size,
+ *   base_model     SHA-256 of config.json and the weights' files: of those above 64 MiB their size,
  *                  their first MiB (the header) and 4 KiB every 1/256 of them
  *   tokenizer      of tokenizer.json and tokenizer_config.json
  *   documents      of all token ids and targets and which are trained on; the same for validation
- *   files          path and SHA-256 of each data file, to name the one that changed
+ *   files          path and SHA-256 of each data file, to name the one that changed; those of a
+ *                  validation set of its own in validation_files
  *   adapter        number of values, and which modules with which rank and scale
  *   start          of the adapter that lora_model_dir continues from
  *   program        of the executable (its kernels are in it), and the CUDA module's facts

@@ -11,6 +11,7 @@
 #include "finetune/train/facts.h"
 #include "finetune/train/optim.h"
 #include "finetune/train/save.h"
+#include "finetune/train/self_check.h"
 #include "kernels/core/sha256.h"
 #include "kernels/ops.h"
 
@@ -80,73 +81,50 @@ static double epoch_after(const struct batch_step *b)
     return (double)b->epoch + (double)(b->index + 1) / (double)b->n_step;
 }
 
-/* Applies the update, or with anything non-finite leaves parameters and moments as they are. */
-static void apply(struct trainer *t, struct train_step *s)
+static void update(struct trainer *t, double factor, double clip)
 {
+    optim_step(&t->engine.be, &t->engine.adapter, t->recipe, factor, clip, t->state.n_applied);
+}
+
+/* Applies the update, or with anything non-finite leaves parameters and moments as they are. */
+static bool apply(struct trainer *t, struct train_step *s, struct err *err)
+{
+    char first[SHA256_HEX_SIZE];
     const double factor = schedule_factor(&t->schedule, t->state.step);
     s->learning_rate = factor * t->recipe->learning_rate;
     s->grad_norm = optim_grad_norm(&t->engine.be, &t->engine.adapter);
     s->applied = isfinite(s->loss) && isfinite(s->grad_norm);
     if (!s->applied) {
         t->state.n_nonfinite++;
-        return;
+        return true;
     }
+    const double clip = optim_clip(t->recipe->max_grad_norm, s->grad_norm);
+    const bool checked = self_check_due(t);
+    if (checked && !self_check_begin(t, err))
+        return false;
     t->state.n_applied++;
     saver_await_copy(&t->saver);
-    optim_step(&t->engine.be, &t->engine.adapter, t->recipe, factor,
-               optim_clip(t->recipe->max_grad_norm, s->grad_norm), t->state.n_applied);
+    update(t, factor, clip);
+    if (checked && !self_check_again(t, first, err))
+        return false;
+    if (checked)
+        update(t, factor, clip);
+    return !checked || self_check_end(t, first, err);
 }
 
-/* ---- the self-check ---- */
-
-static bool check_due(const struct trainer *t)
-{
-    const int64_t every = t->recipe->self_check_steps;
-    return every > 0 && (t->state.step + 1) % every == 0;
-}
-
-/* Of the gradients and losses, bit for bit. */
-static void digest_step(struct trainer *t, const struct jamba_losses *losses,
-                        char hex[SHA256_HEX_SIZE])
-{
-    const struct lora_adapter *a = &t->engine.adapter;
-    const size_t bytes = (size_t)a->n_param * sizeof(real);
-    const real *grads = a->grads;
-    if (t->check != NULL) {
-        op_to_host(&t->engine.be,
-                   &(struct copy_args){ .from = a->grads, .to = t->check, .bytes = bytes });
-        grads = t->check;
-    }
-    struct sha256 sum;
-    sha256_init(&sum);
-    sha256_update(&sum, &losses->loss_sum, sizeof losses->loss_sum);
-    sha256_update(&sum, &losses->aux_sum, sizeof losses->aux_sum);
-    sha256_update(&sum, grads, bytes);
-    sha256_end(&sum, hex);
-}
-
-/* The step's passes once more: steps are deterministic, so anything but the same bits is a fault of
- * the machine. Nothing of the step is applied then, nor written. */
-static enum outcome check_step(struct trainer *t, const struct batch_step *b,
-                               const struct train_watch *watch, struct jamba_losses *losses,
-                               struct err *err)
+/* The step's passes once more. Where they differ nothing of the step is applied, nor written. */
+static enum outcome check_passes(struct trainer *t, const struct batch_step *b,
+                                 const struct train_watch *watch, struct jamba_losses *losses,
+                                 struct err *err)
 {
     char first[SHA256_HEX_SIZE], second[SHA256_HEX_SIZE];
-    digest_step(t, losses, first);
+    self_check_passes(t, losses, first);
     if (!run_passes(t, b, watch, losses))
         return STEP_STOPPED;
-    digest_step(t, losses, second);
-    if (!trainer_check_device(t, err))
-        return STEP_FAILED;
-    if (strcmp(first, second) == 0)
-        return STEP_DONE;
-    err_set(err, ERR_DEVICE,
-            "step %" PRId64
-            " was computed twice and came out different (gradients %.16s... and %.16s...): the "
-            "memory or the processor cannot be trusted. The step is not applied, and nothing was "
-            "written after it; --resume on a sound machine goes on from the last checkpoint",
-            t->state.step + 1, first, second);
-    return STEP_FAILED;
+    self_check_passes(t, losses, second);
+    return trainer_check_device(t, err) && self_check_same(t, "gradients", first, second, err)
+               ? STEP_DONE
+               : STEP_FAILED;
 }
 
 /* ---- all of a step ---- */
@@ -172,8 +150,8 @@ static enum outcome take_step(struct trainer *t, const struct batch_step *b,
     profile_take(&t->profile, before_step);
     if (!run_passes(t, b, watch, &losses))
         return STEP_STOPPED;
-    if (check_due(t)) {
-        const enum outcome o = check_step(t, b, watch, &losses, err);
+    if (self_check_due(t)) {
+        const enum outcome o = check_passes(t, b, watch, &losses, err);
         if (o != STEP_DONE)
             return o;
     }
@@ -189,9 +167,9 @@ static enum outcome take_step(struct trainer *t, const struct batch_step *b,
     if (!trainer_check_device(t, err))
         return STEP_FAILED;
     const enum profile_block before = profile_enter(t->engine.be.profile, PROFILE_OPTIMIZER);
-    apply(t, &s);
+    const bool applied = apply(t, &s, err);
     profile_leave(t->engine.be.profile, before);
-    if (!trainer_check_device(t, err))
+    if (!applied || !trainer_check_device(t, err))
         return STEP_FAILED;
     t->state.step++;
     t->state.tokens += s.tokens;
@@ -214,23 +192,25 @@ static enum outcome take_step(struct trainer *t, const struct batch_step *b,
 
 /* ---- evaluation ---- */
 
-struct sample_log {
-    struct trainer *t;
-    int64_t index;
-};
-
 static bool log_sample(void *context, const struct sample *s, struct err *err)
 {
-    struct sample_log *log = context;
-    struct trainer *t = log->t;
+    struct trainer *t = context;
     return metrics_sample(&t->metrics,
                           &(struct train_sample){ .step = t->state.step,
-                                                  .index = log->index++,
+                                                  .index = t->state.n_sampled++,
                                                   .n_token = s->n_token,
                                                   .prompt = s->prompt,
                                                   .text = s->text,
                                                   .end = s->end },
                           err);
+}
+
+/* Those of the last evaluation that are still to come. */
+static enum outcome run_samples(struct trainer *t, const struct train_watch *watch, struct err *err)
+{
+    if (!samples_run(&t->samples, t->state.n_sampled, watch->stop, log_sample, t, err))
+        return STEP_FAILED;
+    return t->state.n_sampled < t->samples.n ? STEP_STOPPED : STEP_DONE;
 }
 
 static enum outcome run_evaluation(struct trainer *t, double epoch, const struct train_watch *watch,
@@ -256,6 +236,7 @@ static enum outcome run_evaluation(struct trainer *t, double epoch, const struct
                             .seconds = trainer_now() - start };
     e.best = e.loss < t->state.best_loss;
     t->state.evaluated = t->state.step;
+    t->state.n_sampled = 0;
     t->state.n_worse = e.best ? 0 : t->state.n_worse + 1;
     t->state.last_loss = e.loss;
     if (t->state.n_eval++ == 0)
@@ -270,8 +251,7 @@ static enum outcome run_evaluation(struct trainer *t, double epoch, const struct
         return STEP_FAILED;
     if (watch->on_eval != NULL)
         watch->on_eval(watch->context, &e);
-    struct sample_log log = { .t = t };
-    return samples_run(&t->samples, watch->stop, log_sample, &log, err) ? STEP_DONE : STEP_FAILED;
+    return run_samples(t, watch, err);
 }
 
 /* Whether an evaluation is due after step t->state.step, which was step `b` of its epoch. */
@@ -335,6 +315,8 @@ static enum outcome run_steps(struct trainer *t, const struct train_watch *watch
     enum outcome o = check_nonfinite(t, err) ? STEP_DONE : STEP_FAILED;
     if (o == STEP_DONE && eval_missing(t, &epoch))
         o = run_evaluation(t, epoch, watch, err);
+    else if (o == STEP_DONE && t->state.evaluated == t->state.step)
+        o = run_samples(t, watch, err); /* stopped on the way */
     while (o == STEP_DONE && t->state.step < t->n_step && !patience_is_out(t)) {
         const struct batch_step b = batcher_step(&t->data.batcher, t->state.step);
         o = take_step(t, &b, watch, err);
@@ -364,7 +346,7 @@ static bool allocate(struct trainer *t, struct err *err)
     if (r->self_check_steps > 0 && e->be.device != NULL) {
         t->check = malloc((size_t)e->adapter.n_param * sizeof *t->check + 1);
         if (t->check == NULL)
-            return err_no_memory(err, "the gradients to compare");
+            return err_no_memory(err, "what the self-check compares");
     }
     profile_init(&t->profile, e->be.device);
     e->be.profile = &t->profile;
@@ -398,7 +380,7 @@ static bool begin(struct trainer *t, struct err *err)
         (!output_lock(&t->output, dir, err) || (!resumed && !trainer_check_empty(t, err))))
         return false;
     return allocate(t, err) && (resumed ? trainer_restore(t, err) : trainer_clear_output(t, err)) &&
-           trainer_check_space(t, err) &&
+           output_clear_temporaries(dir, err) && trainer_check_space(t, err) &&
            metrics_open(&t->metrics, dir, resumed ? t->state.step : -1, t->state.log_bytes, err) &&
            output_write_facts(dir, train_facts(t), err) && log_beginning(t, err);
 }

@@ -47,8 +47,9 @@ struct trainer {
     struct samples samples;
     int64_t saving;           /* step of the last checkpoint begun or gone on from, -1: none */
     int64_t saving_evaluated; /* its last evaluation */
+    int64_t saving_sampled;   /* and how many samples of it there were */
     double saved_at;          /* when, by the monotonic clock */
-    real *check;              /* (n_param), host: gradients of a device to compare; or NULL */
+    real *check;              /* (n_param), host: values of a device to compare; or NULL */
 };
 
 struct train_watch {

@@ -11,6 +11,7 @@
 
 #include "finetune/train/output.h"
 #include "kernels/core/file.h"
+#include "kernels/core/json.h"
 #include "kernels/core/text.h"
 
 /* ---- the file ---- */
@@ -104,7 +105,7 @@ static json_t *json_text(const char *s)
 /* Takes the line over: one write, so that a killed run leaves whole lines or a torn last one. */
 static bool write_line(struct metrics *m, json_t *line, struct err *err)
 {
-    char *text = line == NULL ? NULL : json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    char *text = json_to_text(line, JSON_COMPACT | JSON_REAL_PRECISION(9));
     json_decref(line);
     char *whole = text == NULL ? NULL : text_format("%s\n", text);
     const bool ok =

@@ -57,16 +57,19 @@ static unsigned given_keys(const struct recipe *r)
 /* An adapter to begin with must outlive the run: output_dir's own files are written over. */
 static bool check_start(const struct recipe *r, struct err *err)
 {
-    char *start = r->lora_model_dir == NULL ? NULL : realpath(r->lora_model_dir, NULL);
-    char *out = start == NULL ? NULL : realpath(r->output_dir, NULL);
+    char *start = NULL, *out = NULL;
+    const bool ok = (r->lora_model_dir == NULL || file_resolve(r->lora_model_dir, &start, err)) &&
+                    (start == NULL || file_resolve(r->output_dir, &out, err));
     const size_t n = out == NULL ? 0 : strlen(out);
     const bool inside =
         out != NULL && strncmp(start, out, n) == 0 && (start[n] == '\0' || start[n] == '/');
     free(start);
     free(out);
-    return !inside || err_set(err, ERR_RECIPE,
-                              "lora_model_dir: is in output_dir, whose files the run writes over; "
-                              "set another output_dir, or copy the adapter");
+    if (inside)
+        return err_set(err, ERR_RECIPE,
+                       "lora_model_dir: is in output_dir, whose files the run writes over; set "
+                       "another output_dir, or copy the adapter");
+    return ok;
 }
 
 static bool choose_modules(struct trainer *t, struct err *err)
@@ -97,6 +100,9 @@ static bool make_plan(struct trainer *t, struct batch_bounds bounds, int64_t sam
                       struct err *err)
 {
     const struct recipe *r = t->recipe;
+    /* Of a pass of more than there is the walk is the same, but not the plan's time and memory. */
+    const int64_t walked =
+        t->shape.pass_tokens < bounds.n_tok ? t->shape.pass_tokens : bounds.n_tok;
     static const int policies[] = { [CHECKPOINTING_AUTO] = -1,
                                     [CHECKPOINTING_NONE] = RECOMPUTE_NONE,
                                     [CHECKPOINTING_SCAN] = RECOMPUTE_SCAN,
@@ -109,7 +115,7 @@ static bool make_plan(struct trainer *t, struct batch_bounds bounds, int64_t sam
         .step_tokens = bounds.n_tok,
         .longest = bounds.longest,
         .chunk_tokens = t->resumed != NULL ? t->shape.chunk_tokens : r->chunk_tokens,
-        .pass_tokens = t->resumed != NULL ? t->shape.pass_tokens : 0,
+        .pass_tokens = t->resumed != NULL ? walked : 0,
         .recompute = policies[r->gradient_checkpointing],
         .budget = plan_budget(&t->engine.be, r->memory_budget),
     };
@@ -131,16 +137,18 @@ static struct batch_bounds bounds_of(const struct train_data *d)
 
 /* ---- going on ---- */
 
-/* Whether a checkpoint lies in output_dir itself. */
-static bool is_own(const struct trainer *t, const char *path)
+/* Whether a checkpoint lies in output_dir itself, into *own. */
+static bool is_own(const struct trainer *t, const char *path, bool *own, struct err *err)
 {
-    char *whole = realpath(path, NULL), *out = realpath(t->recipe->output_dir, NULL);
-    char *folder = whole == NULL ? NULL : file_folder(whole);
-    const bool own = folder != NULL && out != NULL && strcmp(folder, out) == 0;
+    char *whole = NULL, *out = NULL, *folder = NULL;
+    bool ok = file_resolve(path, &whole, err) && file_resolve(t->recipe->output_dir, &out, err);
+    if (ok && whole != NULL)
+        ok = (folder = file_folder(whole)) != NULL || err_no_memory(err, path);
+    *own = folder != NULL && out != NULL && strcmp(folder, out) == 0;
     free(whole);
     free(out);
     free(folder);
-    return own;
+    return ok;
 }
 
 /* The checkpoint that the recipe asks for into t->resumed, or NULL where `auto` finds none. */
@@ -158,9 +166,10 @@ static bool choose_checkpoint(struct trainer *t, struct err *err)
                        "'auto'",
                        from) ||
                add_place(r, err);
+    bool own = false;
     t->resumed = text_copy(from);
     return (t->resumed != NULL || err_no_memory(err, from)) && checkpoint_verify(from, err) &&
-           (is_own(t, from) || trainer_check_empty(t, err));
+           is_own(t, from, &own, err) && (own || trainer_check_empty(t, err));
 }
 
 /* Counters and shape of the checkpoint, after comparing what it was made of. */
@@ -170,10 +179,11 @@ static bool read_checkpoint(struct trainer *t, const char *allow_change, struct 
     const bool ok =
         state != NULL && state_from_json(state, t->resumed, &t->state, &t->shape, &saved, err) &&
         identity_compare(saved, t->identity, allow_change, t->resumed, &t->changes, err);
+    bool own = false;
     json_decref(state);
-    if (!ok)
+    if (!ok || !is_own(t, t->resumed, &own, err))
         return false;
-    if (!is_own(t, t->resumed))
+    if (!own)
         t->state.log_bytes = 0; /* of another folder's log */
     if (t->state.step > t->n_step)
         return err_set(err, ERR_RECIPE,
@@ -188,8 +198,10 @@ static bool read_checkpoint(struct trainer *t, const char *allow_change, struct 
 static bool resume(struct trainer *t, const char *allow_change, struct err *err)
 {
     const char *dir = t->recipe->output_dir;
-    if ((file_is_directory(dir) && !output_lock(&t->output, dir, err)) ||
-        !choose_checkpoint(t, err))
+    if (file_is_directory(dir) &&
+        (!output_lock(&t->output, dir, err) || !checkpoint_settle(dir, err)))
+        return false;
+    if (!choose_checkpoint(t, err) || (t->resumed == NULL && !trainer_check_unfinished(t, err)))
         return false;
     t->identity = identity_of(t->recipe, &t->engine, &t->data, err);
     return t->identity != NULL && (t->resumed == NULL || read_checkpoint(t, allow_change, err));

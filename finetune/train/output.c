@@ -1,5 +1,6 @@
 #include "finetune/train/output.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -8,12 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "kernels/core/file.h"
 #include "kernels/core/json.h"
 #include "kernels/core/text.h"
+#include "lora/format_peft.h"
 
 enum { LOCK_LIMIT = 1 << 16 };
 
@@ -36,11 +39,10 @@ void output_host(char out[OUTPUT_HOST_SIZE])
 /* What tells one start of the machine from another; "?" where there is no such thing. */
 static void boot_name(char out[64])
 {
-    FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
-    if (file == NULL || fscanf(file, "%63s", out) != 1)
+    file_read_start("/proc/sys/kernel/random/boot_id", out, 64);
+    out[strcspn(out, "\n")] = '\0';
+    if (*out == '\0')
         snprintf(out, 64, "?");
-    if (file != NULL)
-        fclose(file);
 }
 
 /* Who we are, as the lock's file says it; caller frees. */
@@ -52,7 +54,7 @@ static char *holder_text(void)
     output_time(started);
     json_t *holder = json_pack("{s:I,s:s,s:s,s:s}", "pid", (json_int_t)getpid(), "host", host,
                                "boot", boot, "started", started);
-    char *text = holder == NULL ? NULL : json_dumps(holder, JSON_COMPACT);
+    char *text = json_to_text(holder, JSON_COMPACT);
     json_decref(holder);
     return text;
 }
@@ -118,23 +120,42 @@ static bool is_gone(const char *path)
     return gone;
 }
 
+/* The file of a run that is gone is removed by one process at a time: of two that saw the same dead
+ * one, the second must not remove what the first has put in its place. */
+static bool take_over(const char *path, int *fd, struct err *err)
+{
+    char *turn = text_format("%s.takeover", path);
+    if (turn == NULL)
+        return err_no_memory(err, path);
+    const int mine = open(turn, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (mine >= 0) {
+        if (is_gone(path) && unlink(path) == 0)
+            *fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        close(mine);
+        unlink(turn);
+    }
+    free(turn);
+    return true;
+}
+
 static bool lock_exclusive(struct output *o, const char *dir, const char *text, struct err *err)
 {
     char *path = text_format("%s/%s.exclusive", dir, OUTPUT_LOCK_NAME);
     if (path == NULL)
         return err_no_memory(err, dir);
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd < 0 && errno == EEXIST && is_gone(path) && unlink(path) == 0)
-        fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    const int why = errno;
     bool ok = fd >= 0;
-    if (!ok && errno == EEXIST) {
+    if (!ok && why != EEXIST)
+        err_set(err, ERR_CANT_CREATE, "%s: cannot be created: %s", path, strerror(why));
+    else if (!ok && (!is_gone(path) || take_over(path, &fd, err)) && fd < 0) {
         struct err in_use = { 0 };
         refuse(dir, path, &in_use);
-        err_set(err, ERR_CANT_CREATE, "%s. Locks do not work there: if that run is dead, remove %s",
-                in_use.text, path);
-    } else if (!ok) {
-        err_set(err, ERR_CANT_CREATE, "%s: cannot be created: %s", path, strerror(errno));
-    } else {
+        err_set(err, ERR_CANT_CREATE,
+                "%s. Locks do not work there: if that run is dead, remove %s and %s.takeover",
+                in_use.text, path, path);
+    }
+    if (fd >= 0) {
         ok = write_all(fd, path, text, err);
         close(fd);
     }
@@ -202,12 +223,87 @@ void output_unlock(struct output *o)
     *o = OUTPUT_NONE;
 }
 
+/* ---- while it runs ---- */
+
+/* Whether the lock's file is the one that is held. */
+static bool has_lock(const struct output *o, const char *path)
+{
+    struct stat held, there;
+    if (o->exclusive != NULL && access(o->exclusive, F_OK) != 0 && errno == ENOENT)
+        return false;
+    if (fstat(o->lock, &held) != 0 || (stat(path, &there) != 0 && errno != ENOENT))
+        return true; /* nothing is known: not a reason to end a run */
+    return stat(path, &there) == 0 && held.st_ino == there.st_ino && held.st_dev == there.st_dev;
+}
+
+bool output_check(struct output *o, const char *dir, struct err *err)
+{
+    char *path = file_join(dir, OUTPUT_LOCK_NAME);
+    if (path == NULL)
+        return err_no_memory(err, dir);
+    bool ok = has_lock(o, path);
+    free(path);
+    if (ok)
+        return true;
+    struct output again = OUTPUT_NONE;
+    if (o->exclusive != NULL)
+        unlink(o->exclusive); /* ours, or not there */
+    ok = output_lock(&again, dir, err);
+    if (!ok)
+        return err_prefix(err, "%s was removed while the run was going", OUTPUT_LOCK_NAME);
+    free(o->exclusive);
+    close(o->lock);
+    *o = again;
+    return true;
+}
+
+/* "NAME.tmp.PID", as file_writer calls a file until it is whole. */
+static bool is_temporary_of(const char *name, const char *of)
+{
+    static const char middle[] = ".tmp.";
+    const size_t n = strlen(of), m = sizeof middle - 1;
+    if (strncmp(name, of, n) != 0 || strncmp(name + n, middle, m) != 0)
+        return false;
+    const char *digits = name + n + m;
+    return *digits != '\0' && digits[strspn(digits, "0123456789")] == '\0';
+}
+
+static bool clear_folder(const char *folder, struct err *err)
+{
+    static const char *const ours[] = { PEFT_CONFIG_NAME, PEFT_TENSORS_NAME, "recipe.yaml",
+                                        OUTPUT_FACTS_NAME };
+    DIR *d = opendir(folder);
+    if (d == NULL)
+        return errno == ENOENT || errno == ENOTDIR ||
+               err_set(err, file_error(ERR_NO_INPUT), "%s: cannot be read: %s", folder,
+                       strerror(errno));
+    bool ok = true;
+    const char *name;
+    while (ok && (name = file_next_name(d, folder, &ok, err)) != NULL) {
+        for (size_t i = 0; i < sizeof ours / sizeof *ours; i++) {
+            if (is_temporary_of(name, ours[i]))
+                (void)unlinkat(dirfd(d), name, 0); /* it harms nobody */
+        }
+    }
+    closedir(d);
+    return ok;
+}
+
+bool output_clear_temporaries(const char *dir, struct err *err)
+{
+    char *best = file_join(dir, "best");
+    const bool ok =
+        best != NULL ? clear_folder(dir, err) && clear_folder(best, err) : err_no_memory(err, dir);
+    free(best);
+    return ok;
+}
+
 /* ---- facts ---- */
 
 bool output_write_facts(const char *dir, json_t *facts, struct err *err)
 {
     char *path = file_join(dir, OUTPUT_FACTS_NAME);
-    char *text = facts == NULL ? NULL : json_dumps(facts, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
+    char *text = json_to_text(facts, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
     const bool ok = ((path != NULL && text != NULL) || err_no_memory(err, dir)) &&
                     file_write(path, text, strlen(text), err);
     json_decref(facts);

@@ -28,6 +28,13 @@ struct output {
 bool output_lock(struct output *o, const char *dir, struct err *err);
 void output_unlock(struct output *o);
 
+/* Whether the folder is still this run's, before something is written: a lock's file that was
+ * removed by hand is made again. ERR_CANT_CREATE when another run has taken the folder by then. */
+bool output_check(struct output *o, const char *dir, struct err *err);
+
+/* Removes what a killed run left of half-written files of its own, in dir and dir/best. */
+bool output_clear_temporaries(const char *dir, struct err *err);
+
 /* dir/run.json, whole or as it was. Takes facts over. */
 bool output_write_facts(const char *dir, json_t *facts, struct err *err);
 

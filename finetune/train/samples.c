@@ -157,11 +157,11 @@ static bool run_prompt(struct samples *s, int64_t i, const volatile sig_atomic_t
     return ok;
 }
 
-bool samples_run(struct samples *s, const volatile sig_atomic_t *stop, samples_each *each,
-                 void *context, struct err *err)
+bool samples_run(struct samples *s, int64_t from, const volatile sig_atomic_t *stop,
+                 samples_each *each, void *context, struct err *err)
 {
     bool stopped = false;
-    for (int64_t i = 0; i < s->n && !stopped; i++) {
+    for (int64_t i = from; i < s->n && !stopped; i++) {
         if (stop != NULL && *stop)
             break;
         if (!run_prompt(s, i, stop, &stopped, each, context, err))

@@ -5,7 +5,7 @@
  *     ok = samples_open(&s, recipe, &engine, tokenizer, err);     // before the plan
  *     subject.sample_tokens = samples_tokens(&s);                 // of struct plan_subject
  *     ... engine_allocate ...
- *     ok = samples_run(&s, watch->stop, each, context, err);      // between passes, any time
+ *     ok = samples_run(&s, 0, watch->stop, each, context, err);   // between passes, any time
  *     samples_free(&s);
  *
  * Nothing of the run is touched: a sample runs in the engine's scratch and `saved` arenas, which
@@ -52,9 +52,9 @@ void samples_free(struct samples *s);
 int64_t samples_tokens(const struct samples *s);
 int64_t samples_bound(const struct recipe *r);
 
-/* Each prompt's text to `each`, in order. A raised stop (NULL: none) ends it, without an error and
- * without the text under way; it is polled before each token. */
-bool samples_run(struct samples *s, const volatile sig_atomic_t *stop, samples_each *each,
-                 void *context, struct err *err);
+/* Each prompt's text to `each`, in order, from prompt `from` on. A raised stop (NULL: none) ends
+ * it, without an error and without the text under way; it is polled before each token. */
+bool samples_run(struct samples *s, int64_t from, const volatile sig_atomic_t *stop,
+                 samples_each *each, void *context, struct err *err);
 
 #endif

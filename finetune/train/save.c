@@ -57,7 +57,7 @@ static char *dump_recipe(const struct trainer *t, struct err *err)
 
 static bool save_into(struct trainer *t, const char *dir, struct err *err)
 {
-    if (!check_finite(t, err))
+    if (!output_check(&t->output, t->recipe->output_dir, err) || !check_finite(t, err))
         return false;
     lora_adapter_pull(&t->engine.adapter, &t->engine.be);
     if (!trainer_check_device(t, err))
@@ -138,14 +138,25 @@ bool trainer_load_best(struct trainer *t, struct err *err)
 
 /* ---- checkpoints ---- */
 
+static void note_saving(struct trainer *t)
+{
+    t->saving = t->state.step;
+    t->saving_evaluated = t->state.evaluated;
+    t->saving_sampled = t->state.n_sampled;
+}
+
 bool trainer_save_checkpoint(struct trainer *t, struct err *err)
 {
-    if (t->saving == t->state.step && t->saving_evaluated == t->state.evaluated)
+    if (!output_check(&t->output, t->recipe->output_dir, err))
+        return false;
+    if (t->saving == t->state.step && t->saving_evaluated == t->state.evaluated &&
+        t->saving_sampled == t->state.n_sampled)
         return true;
     t->state.log_bytes = t->metrics.bytes;
     struct saver_job job = { .step = t->state.step,
                              .state = state_to_json(&t->state, &t->shape, t->identity),
                              .recipe = dump_recipe(t, err),
+                             .log = t->metrics.fd,
                              .lora = t->lora,
                              .facts = trainer_model_facts(t) };
     if (job.state == NULL || job.recipe == NULL) {
@@ -155,8 +166,7 @@ bool trainer_save_checkpoint(struct trainer *t, struct err *err)
     }
     if (!saver_start(&t->saver, &t->engine.be, &job, err))
         return false;
-    t->saving = t->state.step;
-    t->saving_evaluated = t->state.evaluated;
+    note_saving(t);
     t->saved_at = trainer_now();
     return true;
 }
@@ -187,26 +197,29 @@ bool trainer_check_space(const struct trainer *t, struct err *err)
     return file_check_space(t->recipe->output_dir, n * one + adapters, err);
 }
 
-/* Back where it was: masters, and where the backend has memory of its own, by way of the host. */
-static bool restore_blocks(struct trainer *t, struct err *err)
+/* Masters, and where the backend has memory of its own, by way of the host. */
+bool trainer_put_back(struct trainer *t, struct err *err)
 {
     const struct lora_adapter *a = &t->engine.adapter;
+    const struct state_blocks *blocks = &t->saver.blocks;
     struct backend *be = &t->engine.be;
     const size_t bytes = (size_t)a->n_param * sizeof(real);
-    /* The saver's memory is free until the first checkpoint. */
-    const struct state_blocks blocks = t->saver.blocks;
-    if (!state_read_blocks(t->resumed, &blocks, err))
-        return false;
-    memcpy(a->params, blocks.params, bytes);
-    lora_adapter_push(&t->engine.adapter, be);
+    memcpy(a->params, blocks->params, bytes);
+    lora_adapter_push_values(&t->engine.adapter, be);
     if (be->device == NULL) {
-        memcpy(a->m, blocks.m, bytes);
-        memcpy(a->v, blocks.v, bytes);
+        memcpy(a->m, blocks->m, bytes);
+        memcpy(a->v, blocks->v, bytes);
     } else {
-        op_to_device(be, &(struct copy_args){ .from = blocks.m, .to = a->m, .bytes = bytes });
-        op_to_device(be, &(struct copy_args){ .from = blocks.v, .to = a->v, .bytes = bytes });
+        op_to_device(be, &(struct copy_args){ .from = blocks->m, .to = a->m, .bytes = bytes });
+        op_to_device(be, &(struct copy_args){ .from = blocks->v, .to = a->v, .bytes = bytes });
     }
     return trainer_check_device(t, err);
+}
+
+/* The saver's memory is free until the first checkpoint. */
+static bool restore_blocks(struct trainer *t, struct err *err)
+{
+    return state_read_blocks(t->resumed, &t->saver.blocks, err) && trainer_put_back(t, err);
 }
 
 bool trainer_restore(struct trainer *t, struct err *err)
@@ -215,8 +228,7 @@ bool trainer_restore(struct trainer *t, struct err *err)
     if (!restore_blocks(t, err) || !checkpoint_set_aside(dir, t->state.step, err) ||
         !checkpoint_prune(dir, 0, t->state.step, err) || !check_best(t, err))
         return false;
-    t->saving = t->state.step;
-    t->saving_evaluated = t->state.evaluated;
+    note_saving(t);
     return true;
 }
 
@@ -237,6 +249,25 @@ bool trainer_check_empty(const struct trainer *t, struct err *err)
                    "; --resume goes on with it, --overwrite removes them and begins anew, or set "
                    "another output_dir",
                    r->output_dir, newest);
+}
+
+/* Without checkpoints (save_steps: 0) nothing says that the adapter is this recipe's. */
+bool trainer_check_unfinished(const struct trainer *t, struct err *err)
+{
+    const struct recipe *r = t->recipe;
+    if (r->resume_from_checkpoint == NULL || r->overwrite_output_dir)
+        return true;
+    char *path = file_join(r->output_dir, PEFT_TENSORS_NAME);
+    if (path == NULL)
+        return err_no_memory(err, r->output_dir);
+    const bool unfinished =
+        !file_exists(path) ||
+        err_set(err, ERR_CANT_CREATE,
+                "%s: has the adapter of a finished run and no checkpoint to go on from; "
+                "--overwrite begins anew, or set another output_dir",
+                r->output_dir);
+    free(path);
+    return unfinished;
 }
 
 bool trainer_clear_output(const struct trainer *t, struct err *err)

@@ -26,8 +26,14 @@ bool trainer_check_space(const struct trainer *t, struct err *err);
 /* Parameters and moments of t->resumed; later damaged checkpoints are set aside. */
 bool trainer_restore(struct trainer *t, struct err *err);
 
+/* Parameters and moments as the saver's copies hold them. */
+bool trainer_put_back(struct trainer *t, struct err *err);
+
 /* ERR_CANT_CREATE when the folder of a new run has checkpoints that it may not overwrite. */
 bool trainer_check_empty(const struct trainer *t, struct err *err);
+
+/* Likewise when a run is to go on, and there is a finished one's adapter without any checkpoint. */
+bool trainer_check_unfinished(const struct trainer *t, struct err *err);
 
 /* What an earlier run left in the folder of a new one: checkpoints and best/. */
 bool trainer_clear_output(const struct trainer *t, struct err *err);

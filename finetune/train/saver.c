@@ -1,10 +1,12 @@
 #include "finetune/train/saver.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "kernels/ops.h"
 
@@ -48,7 +50,8 @@ static void copy_host(struct saver *s)
     memcpy(s->blocks.v, a->v, bytes);
 }
 
-static void copy_device(struct saver *s, struct backend *be)
+/* False: then nothing of what was copied can be trusted. */
+static bool copy_device(struct saver *s, struct backend *be, struct err *err)
 {
     const struct lora_adapter *a = s->adapter;
     const size_t bytes = (size_t)a->n_param * sizeof(real);
@@ -56,6 +59,7 @@ static void copy_device(struct saver *s, struct backend *be)
                &(struct copy_args){ .from = a->master, .to = s->blocks.params, .bytes = bytes });
     op_to_host(be, &(struct copy_args){ .from = a->m, .to = s->blocks.m, .bytes = bytes });
     op_to_host(be, &(struct copy_args){ .from = a->v, .to = s->blocks.v, .bytes = bytes });
+    return be->err.code == ERR_NONE || err_set(err, be->err.code, "%s", be->err.text);
 }
 
 /* ---- the thread ---- */
@@ -110,6 +114,12 @@ static void prune(struct saver *s)
     pthread_mutex_unlock(&s->mutex);
 }
 
+static bool sync_log(const struct saver *s, struct err *err)
+{
+    return s->job.log < 0 || fdatasync(s->job.log) == 0 ||
+           err_set(err, ERR_IO, "the run's log cannot be written: %s", strerror(errno));
+}
+
 /* The new one is read again and held against its manifest before an older one goes. */
 static void write_job(struct saver *s)
 {
@@ -124,7 +134,8 @@ static void write_job(struct saver *s)
     clock_gettime(CLOCK_MONOTONIC, &from);
     char *path = checkpoint_path(s->output_dir, c.step);
     const bool ok = (path != NULL || err_no_memory(&s->err, s->output_dir)) &&
-                    check_finite(s, &s->err) && checkpoint_write(s->output_dir, &c, &s->err) &&
+                    check_finite(s, &s->err) && sync_log(s, &s->err) &&
+                    checkpoint_write(s->output_dir, &c, &s->err) &&
                     checkpoint_verify(path, &s->err);
     if (ok)
         prune(s);
@@ -179,11 +190,9 @@ bool saver_start(struct saver *s, struct backend *be, struct saver_job *job, str
     }
     s->job = *job;
     *job = (struct saver_job){ 0 };
-    if (be->device != NULL)
-        copy_device(s, be);
-    if (be->err.code != ERR_NONE) { /* then nothing of what was copied can be trusted */
+    if (be->device != NULL && !copy_device(s, be, err)) {
         drop_job(s);
-        return err_set(err, be->err.code, "%s", be->err.text);
+        return false;
     }
     set_phase(s, be->device != NULL ? SAVER_WRITING : SAVER_COPYING);
     return true;
@@ -193,6 +202,14 @@ void saver_await_copy(struct saver *s)
 {
     if (s->is_open)
         await_phase(s, SAVER_COPYING, SAVER_COPYING);
+}
+
+bool saver_keep(struct saver *s, struct backend *be, struct err *err)
+{
+    if (be->device != NULL)
+        return copy_device(s, be, err);
+    copy_host(s);
+    return true;
 }
 
 bool saver_take_warning(struct saver *s, struct err *out)

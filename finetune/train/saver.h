@@ -31,6 +31,7 @@ struct saver_job {
     int64_t step;
     json_t *state;
     char *recipe; /* text of recipe.yaml */
+    int log;      /* the run's log, to be on the disk before a checkpoint that counts its bytes; -1: none */
     const struct lora_config *lora;
     struct peft_model_facts facts;
 };
@@ -59,6 +60,9 @@ bool saver_open(struct saver *s, const char *output_dir, int64_t keep,
 /* Where ops work in a device's memory the copy is made here, before it returns. */
 bool saver_start(struct saver *s, struct backend *be, struct saver_job *job, struct err *err);
 void saver_await_copy(struct saver *s);
+
+/* Only the copy, now; the saver is idle (saver_finish). */
+bool saver_keep(struct saver *s, struct backend *be, struct err *err);
 
 /* Waits for the last one; false with the failure of any since the last call. */
 bool saver_finish(struct saver *s, struct err *err);

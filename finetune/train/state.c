@@ -8,6 +8,7 @@
 
 #include "kernels/core/file.h"
 #include "kernels/core/json.h"
+#include "kernels/core/json_memory.h"
 
 enum { FORMAT = 1 };
 
@@ -23,24 +24,37 @@ struct member {
     size_t offset;
 };
 
-static const struct member integers[] = {
-    { "step", offsetof(struct train_counters, step) },
-    { "applied_steps", offsetof(struct train_counters, n_applied) },
-    { "nonfinite_steps", offsetof(struct train_counters, n_nonfinite) },
-    { "tokens", offsetof(struct train_counters, tokens) },
-    { "trained_tokens", offsetof(struct train_counters, trained_tokens) },
-    { "evaluations", offsetof(struct train_counters, n_eval) },
-    { "evaluated_step", offsetof(struct train_counters, evaluated) },
-    { "best_step", offsetof(struct train_counters, best_step) },
-    { "evaluations_since_best", offsetof(struct train_counters, n_worse) },
-    { "log_bytes", offsetof(struct train_counters, log_bytes) },
+/* What a run cannot have counted is refused: sums of what is left never overflow. */
+enum { COUNT_BITS = 53 };
+
+struct count {
+    const char *name;
+    size_t offset;
+    size_t most; /* of the member above that it cannot exceed; its own: 2^COUNT_BITS */
+    int64_t least;
+};
+
+#define AT(member) offsetof(struct train_counters, member)
+
+static const struct count integers[] = {
+    { "step", AT(step), AT(step), 0 },
+    { "applied_steps", AT(n_applied), AT(step), 0 },
+    { "nonfinite_steps", AT(n_nonfinite), AT(step), 0 },
+    { "tokens", AT(tokens), AT(tokens), 0 },
+    { "trained_tokens", AT(trained_tokens), AT(tokens), 0 },
+    { "evaluations", AT(n_eval), AT(n_eval), 0 },
+    { "evaluated_step", AT(evaluated), AT(step), -1 },
+    { "samples", AT(n_sampled), AT(n_sampled), 0 },
+    { "best_step", AT(best_step), AT(step), 0 },
+    { "evaluations_since_best", AT(n_worse), AT(n_eval), 0 },
+    { "log_bytes", AT(log_bytes), AT(log_bytes), 0 },
 };
 
 static const struct member reals[] = {
-    { "seconds", offsetof(struct train_counters, seconds) },
-    { "best_loss", offsetof(struct train_counters, best_loss) },
-    { "first_loss", offsetof(struct train_counters, first_loss) },
-    { "last_loss", offsetof(struct train_counters, last_loss) },
+    { "seconds", AT(seconds) },
+    { "best_loss", AT(best_loss) },
+    { "first_loss", AT(first_loss) },
+    { "last_loss", AT(last_loss) },
 };
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
@@ -77,7 +91,8 @@ json_t *state_to_json(const struct train_counters *c, const struct plan_shape *s
          put(state, "format", json_integer(FORMAT)) &&
          json_object_set(state, "counters", counters) == 0 &&
          json_object_set(state, "walk", walk) == 0 &&
-         put(state, "identity", json_deep_copy(identity));
+         put(state, "identity", json_deep_copy(identity)) &&
+         !json_memory_failed(); /* the copy lacks what there was no room for, and says nothing */
     json_decref(counters);
     json_decref(walk);
     if (ok)
@@ -107,6 +122,57 @@ static bool get_exact(json_t *object, const char *key, double *out, const char *
            err_set(err, ERR_DATA, "%s: \"%s\" is '%.40s'; expected a number", place, key, text);
 }
 
+static bool get_counts(json_t *counters, struct train_counters *c, const char *place,
+                       struct err *err)
+{
+    bool ok = true;
+    for (size_t i = 0; ok && i < COUNT(integers); i++) {
+        const struct count *count = &integers[i];
+        int64_t *to = (int64_t *)(void *)((char *)c + count->offset);
+        const int64_t *most = (const int64_t *)(const void *)((const char *)c + count->most);
+        const int64_t high = most == to ? (int64_t)1 << COUNT_BITS : *most;
+        ok = json_get_int(counters, count->name, true, count->least, high, to, place, err);
+    }
+    return ok;
+}
+
+/* Losses may be what a run that diverged had; nothing is ever lower than a best loss of NaN. */
+static bool get_reals(json_t *counters, struct train_counters *c, const char *place,
+                      struct err *err)
+{
+    for (size_t i = 0; i < COUNT(reals); i++) {
+        double *to = (double *)(void *)((char *)c + reals[i].offset);
+        if (!get_exact(counters, reals[i].name, to, place, err))
+            return false;
+    }
+    if (!isfinite(c->seconds) || c->seconds < 0)
+        return err_set(err, ERR_DATA, "%s: \"seconds\" is %g; expected no less than 0", place,
+                       c->seconds);
+    return !isnan(c->best_loss) || err_set(err, ERR_DATA, "%s: \"best_loss\" is no number", place);
+}
+
+static bool get_digest(json_t *counters, char digest[SHA256_HEX_SIZE], const char *place,
+                       struct err *err)
+{
+    const char *text = NULL;
+    if (!json_get_string(counters, "best_digest", true, &text, place, err))
+        return false;
+    const size_t n = strlen(text);
+    if ((n != 0 && n != SHA256_HEX_SIZE - 1) || strspn(text, "0123456789abcdef") != n)
+        return err_set(err, ERR_DATA, "%s: \"best_digest\" is '%.80s'; expected a SHA-256", place,
+                       text);
+    memcpy(digest, text, n + 1);
+    return true;
+}
+
+/* A chunk is a part of a pass. */
+static bool get_shape(json_t *walk, struct plan_shape *shape, const char *place, struct err *err)
+{
+    return json_get_int(walk, "pass_tokens", true, 1, INT32_MAX, &shape->pass_tokens, place, err) &&
+           json_get_int(walk, "chunk_tokens", true, 1, shape->pass_tokens, &shape->chunk_tokens,
+                        place, err);
+}
+
 bool state_from_json(json_t *state, const char *place, struct train_counters *c,
                      struct plan_shape *shape, json_t **identity, struct err *err)
 {
@@ -123,23 +189,10 @@ bool state_from_json(json_t *state, const char *place, struct train_counters *c,
         !get_object(state, "walk", &walk, place, err) ||
         !get_object(state, "identity", identity, place, err))
         return false;
-    for (size_t i = 0; i < COUNT(integers); i++) {
-        int64_t *to = (int64_t *)(void *)((char *)c + integers[i].offset);
-        if (!json_get_int(counters, integers[i].name, true, -1, INT64_MAX, to, place, err))
-            return false;
-    }
-    for (size_t i = 0; i < COUNT(reals); i++) {
-        double *to = (double *)(void *)((char *)c + reals[i].offset);
-        if (!get_exact(counters, reals[i].name, to, place, err))
-            return false;
-    }
-    const char *digest = NULL;
-    if (!json_get_string(counters, "best_digest", true, &digest, place, err))
-        return false;
-    snprintf(c->best_digest, sizeof c->best_digest, "%s", digest);
-    return json_get_bool(counters, "stopped_early", true, &c->stopped_early, place, err) &&
-           json_get_int(walk, "pass_tokens", true, 1, INT32_MAX, &shape->pass_tokens, place, err) &&
-           json_get_int(walk, "chunk_tokens", true, 1, INT32_MAX, &shape->chunk_tokens, place, err);
+    return get_counts(counters, c, place, err) && get_reals(counters, c, place, err) &&
+           get_digest(counters, c->best_digest, place, err) &&
+           json_get_bool(counters, "stopped_early", true, &c->stopped_early, place, err) &&
+           get_shape(walk, shape, place, err);
 }
 
 /* ---- the file ---- */
@@ -164,14 +217,15 @@ static const struct safetensors_tensor *find_block(const struct safetensors *st,
                                                    struct err *err)
 {
     const struct safetensors_tensor *t = safetensors_find(st, want->name);
-    char have[64] = "none", expected[64];
+    char have[64] = "", expected[64];
     if (t != NULL && t->dtype == want->dtype && t->n_dim == 1 && t->dims[0] == want->dims[0])
         return t;
     safetensors_shape_text(expected, want->dims, 1);
     if (t != NULL)
         safetensors_shape_text(have, t->dims, t->n_dim);
-    err_set(err, ERR_DATA, "%s: tensor '%s': is %s %s; expected %s %s", path, want->name,
-            t == NULL ? "there" : dtype_name(t->dtype), have, dtype_name(want->dtype), expected);
+    err_set(err, ERR_DATA, "%s: tensor '%s': is %s%s%s; expected %s %s", path, want->name,
+            t == NULL ? "missing" : dtype_name(t->dtype), t == NULL ? "" : " ", have,
+            dtype_name(want->dtype), expected);
     return NULL;
 }
 
@@ -194,7 +248,7 @@ static bool read_back(const char *path, const struct safetensors_tensor tensors[
 
 bool state_write(const char *dir, const struct state_blocks *blocks, json_t *state, struct err *err)
 {
-    char *path = file_join(dir, STATE_NAME), *text = json_dumps(state, JSON_COMPACT);
+    char *path = file_join(dir, STATE_NAME), *text = json_to_text(state, JSON_COMPACT);
     struct safetensors_tensor tensors[N_BLOCK];
     tensors_of(blocks, tensors);
     bool ok = (path != NULL && text != NULL) || err_no_memory(err, dir);
@@ -229,6 +283,17 @@ json_t *state_read_json(const char *dir, struct err *err)
     return state;
 }
 
+/* What is saved is finite (finetune/train/saver.c). */
+static bool check_finite(const char *path, const struct safetensors_tensor *want, const real *x,
+                         struct err *err)
+{
+    bool finite = true;
+    for (int64_t i = 0; i < want->dims[0]; i++)
+        finite &= isfinite(x[i]) != 0;
+    return finite || err_set(err, ERR_DATA, "%s: tensor '%s': has values that are not finite", path,
+                             want->name);
+}
+
 bool state_read_blocks(const char *dir, const struct state_blocks *blocks, struct err *err)
 {
     struct safetensors st = { 0 };
@@ -242,6 +307,7 @@ bool state_read_blocks(const char *dir, const struct state_blocks *blocks, struc
         ok = t != NULL;
         if (ok && t->bytes > 0)
             memcpy(to[i], t->data, t->bytes);
+        ok = ok && check_finite(path, &tensors[i], to[i], err);
     }
     safetensors_close(&st);
     free(path);

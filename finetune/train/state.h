@@ -24,6 +24,7 @@ struct train_counters {
     int64_t tokens, trained_tokens; /* seen */
     double seconds;                 /* spent in steps */
     int64_t n_eval, evaluated;      /* evaluations, and the step of the last one (-1: none) */
+    int64_t n_sampled;              /* prompts that were continued after it */
     int64_t best_step, n_worse;     /* of the lowest loss; evaluations since then */
     double best_loss, first_loss, last_loss;
     bool stopped_early;
@@ -38,7 +39,8 @@ struct train_counters train_counters_new(void);
 json_t *state_to_json(const struct train_counters *c, const struct plan_shape *shape,
                       json_t *identity);
 
-/* Checked member by member; *identity points into state. `place` starts messages. */
+/* Checked member by member: counts that no run can have are refused. *identity points into state.
+ * `place` starts messages. */
 bool state_from_json(json_t *state, const char *place, struct train_counters *c,
                      struct plan_shape *shape, json_t **identity, struct err *err);
 
@@ -55,7 +57,7 @@ bool state_write(const char *dir, const struct state_blocks *blocks, json_t *sta
 /* The JSON of dir's file; caller json_decref()s. NULL on failure. */
 json_t *state_read_json(const char *dir, struct err *err);
 
-/* Its blocks, whose sizes must be those given. */
+/* Its blocks, whose sizes must be those given, of finite values. */
 bool state_read_blocks(const char *dir, const struct state_blocks *blocks, struct err *err);
 
 #endif

@@ -102,6 +102,15 @@ bool file_read(const char *path, size_t limit, char **data, size_t *size, struct
     return true;
 }
 
+void file_read_start(const char *path, char *out, size_t size)
+{
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const ssize_t n = fd >= 0 ? read(fd, out, size - 1) : 0;
+    out[n > 0 ? n : 0] = '\0';
+    if (fd >= 0)
+        close(fd);
+}
+
 bool file_sync_folder(const char *path, struct err *err)
 {
     const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -149,8 +158,7 @@ bool file_writer_open(struct file_writer *w, const char *path, struct err *err)
 {
     const bool direct = is_special(path);
     *w = (struct file_writer){ .fd = -1, .is_open = true };
-    w->path = realpath(path, NULL); /* through symbolic links; NULL when it is not there yet */
-    if (w->path == NULL)
+    if (file_resolve(path, &w->path, err) && w->path == NULL)
         w->path = text_copy(path);
     if (w->path != NULL && !direct)
         w->temporary = text_format("%s.tmp.%ld", w->path, (long)getpid());
@@ -295,6 +303,12 @@ char *file_join(const char *folder, const char *name)
         return text_copy(name);
     const size_t n = strlen(folder);
     return text_format("%s%s%s", folder, n > 0 && folder[n - 1] == '/' ? "" : "/", name);
+}
+
+bool file_resolve(const char *path, char **out, struct err *err)
+{
+    *out = realpath(path, NULL);
+    return *out != NULL || errno != ENOMEM || err_no_memory(err, path);
 }
 
 char *file_folder(const char *path)

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #if defined(__x86_64__)
@@ -174,10 +175,17 @@ void sha256_of(const void *data, size_t size, char hex[SHA256_HEX_SIZE])
 bool sha256_file(const char *path, char hex[SHA256_HEX_SIZE], uint64_t *size, struct err *err)
 {
     enum { PIECE = 1 << 18 };
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    /* O_NONBLOCK: a FIFO without a writer must not hang the open. */
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return err_set(err, errno == EMFILE || errno == ENFILE ? ERR_IO : ERR_NO_INPUT,
                        "%s: cannot be opened: %s", path, strerror(errno));
+    if (fstat(fd, &st) == 0 && !S_ISREG(st.st_mode)) { /* a device may have no end */
+        close(fd);
+        return err_set(err, ERR_NO_INPUT, "%s: is %s; expected a regular file", path,
+                       S_ISDIR(st.st_mode) ? "a directory" : "not a regular file");
+    }
     uint8_t *piece = malloc(PIECE);
     bool ok = piece != NULL || err_no_memory(err, path);
     struct sha256 s;
@@ -187,8 +195,7 @@ bool sha256_file(const char *path, char hex[SHA256_HEX_SIZE], uint64_t *size, st
         if (n > 0)
             sha256_update(&s, piece, (size_t)n);
         else if (n < 0 && errno != EINTR)
-            ok = err_set(err, errno == EISDIR ? ERR_NO_INPUT : ERR_IO, "%s: cannot be read: %s",
-                         path, strerror(errno));
+            ok = err_set(err, ERR_IO, "%s: cannot be read: %s", path, strerror(errno));
     }
     free(piece);
     close(fd);

@@ -99,7 +99,9 @@ static bool run(struct subject *s, const char *folder, struct err *err)
     double stalls[N_ROUND];
     bool ok = saver_open(&saver, folder, 1, &s->adapter, err);
     for (int i = 0; ok && i < N_ROUND; i++) {
-        struct saver_job job = { .step = i, .state = json_pack("{s:i}", "step", i), .lora = &lora };
+        struct saver_job job = {
+            .step = i, .state = json_pack("{s:i}", "step", i), .log = -1, .lora = &lora
+        };
         job.recipe = strdup("seed: 1\n");
         const double start = now();
         ok = saver_start(&saver, &s->be, &job, err);

@@ -137,8 +137,8 @@ check 'half a line is left out' same 0 "$code"
 holds "$out" 'No step has been logged yet.'
 echo '{"step": 1}' >"$scratch/lora_r=2/metrics.jsonl"
 run report "$scratch/lora_r=2" -o -
-check 'a line that is none of ours: exit code' same 65 "$code"
-check 'a line that is none of ours: its place' grep -qF "$scratch/lora_r=2/metrics.jsonl:1: " "$err"
+check 'a line that is none of ours: exit code' same 0 "$code"
+holds "$out" '1 line of the log is damaged and passed over; the first: ' "$scratch/lora_r=2/metrics.jsonl:1: "
 
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

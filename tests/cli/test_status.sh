@@ -156,6 +156,22 @@ check 'no runs in the JSON' same '{ "runs": [] }' "$(tr -s ' \n' ' ' <"$out" | s
 echo nonsense >"$scratch/damaged.jsonl"
 mkdir "$scratch/damaged" && mv "$scratch/damaged.jsonl" "$scratch/damaged/metrics.jsonl"
 refuses 65 "jambatune: $scratch/damaged/metrics.jsonl:1: not valid JSON: column 8: invalid token near 'nonsense'" "$scratch/damaged"
+head -3 "$done/metrics.jsonl" >>"$scratch/damaged/metrics.jsonl"
+status 0 "$scratch/damaged"
+shows "  log         1 damaged line is passed over; the first: $scratch/damaged/metrics.jsonl:1: not valid JSON: .*"
+status 0 "$scratch/damaged" --json
+shows ' *"damaged_lines": 1'
+# Numbers that no run has: sums, differences and whole numbers of them are none.
+mkdir "$scratch/extreme"
+log=$scratch/extreme/metrics.jsonl
+printf '{"step":1,"loss":-1.7e308}\n{"step":2,"loss":1.7e308,"tokens":1e308,"seconds":1e-300}\n' >"$log"
+status 0 "$scratch/extreme"
+shows '  loss        _# 1.*00 \(2 steps\)' '  speed       inf tokens/s, .* s a step'
+for step in $(seq 60); do
+    echo "{\"step\":$step,\"loss\":1.7e308,\"seconds\":1e300,\"eval_tokens\":1e300}"
+done >"$log"
+status 0 "$scratch/extreme"
+shows '  loss        [_!]*![_!]* 1.*00 \(60 steps\)' '  time        \? spent'
 usage='jambatune status DIR [DIR ...] [--json] [--watch]'
 refuses 64 "jambatune: command line: names nothing to work on; usage: $usage"
 refuses 64 'jambatune: command line: --watch: does not go with --json' "$done" --watch --json

@@ -92,6 +92,25 @@ check 'sweep.json: best first' same "$(column 1)" "$(sed -n 's/^      "run": "\(
 adapter=$(sha256sum <"$scratch/out/$first/adapter_model.safetensors")
 touch -d 2020-01-01 "$scratch/out/$first/adapter_model.safetensors"
 
+# The sweep's folder stands for its runs, under another name, too.
+"$program" status "$scratch/out" --json >"$out" 2>"$err"
+check 'status of the sweep' same "0 4" "$? $(grep -c '"state": "finished"' "$out")"
+mv "$scratch/out" "$scratch/moved"
+mv "$scratch/moved/$first" "$scratch/later"
+"$program" status "$scratch/moved" >"$out" 2>"$err"
+check 'status: three of four' same "0 3" "$? $(grep -c '^  state       finished$' "$out")"
+check 'status: one to come' grep -qx '1 more run of the sweep has not begun' "$out"
+mv "$scratch/later" "$scratch/moved/$first"
+"$program" report "$scratch/moved" --json >"$out" 2>"$err"
+check 'report of the sweep' same "0 4" "$? $(grep -c '^      "dir": ' "$out")"
+check 'its page is in its folder' [ -s "$scratch/moved/report.html" ]
+mv "$scratch/moved" "$scratch/out"
+cp "$scratch/out/sweep.json" "$scratch/sweep.json"
+sed -i 's/"run": "[^"]*"/"run": "..\/x"/' "$scratch/out/sweep.json"
+"$program" status "$scratch/out" >"$out" 2>"$err"
+check 'a name that leaves the folder' same "65: jambatune: $scratch/out/sweep.json: \"run\" is '../x'; expected the name of a folder" "$?: $(cat "$err")"
+mv "$scratch/sweep.json" "$scratch/out/sweep.json"
+
 # Again, the words in another order and one key by its alias: nothing is left to do.
 sweep lora_target_modules='[q_proj,v_proj],all-linear' lr=1e-4,1e-2 test_datasets="$scratch/data.jsonl" --json
 check 'again' same 0 "$code"
@@ -115,6 +134,19 @@ check 'another recipe: the key' same 4 "$(grep -c "another value of 'weight_deca
 sweep lora_target_modules='[q_proj,v_proj],all-linear' lr=1e-4,1e-2 test_datasets="$scratch/data.jsonl" weight_decay=0.5 --overwrite
 check '--overwrite' same 0 "$code"
 check '--overwrite: all ran' same 4 "$(column 2 | grep -c '^finished$')"
+
+# Other data: what was finished with the old ones is no longer this sweep's.
+again() {
+    sweep lora_target_modules='[q_proj,v_proj],all-linear' lr=1e-4,1e-2 test_datasets="$scratch/data.jsonl" weight_decay=0.5 "$@"
+}
+again
+check 'the same data: all are passed over' same 4 "$(grep -c ': is finished, and passed over$' "$err")"
+cp "$scratch/data.jsonl" "$scratch/data.was"
+echo '{"input_ids": [1, 5, 2]}' >>"$scratch/data.jsonl"
+again
+check 'other data' same 78 "$code"
+check 'other data: the file is named' same 4 "$(grep -c "data.jsonl: has changed: " "$out")"
+mv "$scratch/data.was" "$scratch/data.jsonl"
 
 # ---- failures ----
 

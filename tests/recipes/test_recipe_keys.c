@@ -524,6 +524,33 @@ static void overrides_replace_add_and_remove(void **state)
     unload(&l);
 }
 
+/* What comes to light later, of a key of the recipe. */
+static void a_message_of_a_key_is_given_its_place(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        { "lora_r: is too large", "x.yaml:1:1: lora_r: is too large" },
+        { "lora_alpha: is too large", "command line: lora_alpha=3: lora_alpha: is too large" },
+        { "seed: is too large", "seed: is too large" }, /* not set */
+        { "no_key: is too large", "no_key: is too large" },
+        { "something else went wrong", "something else went wrong" },
+        { "", "" },
+    };
+    const char *const overrides[] = { "lora_alpha=3" };
+    struct loaded l = load("lora_r: 4\n" HEAD, overrides, 1);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct err err = { 0 };
+        err_set(&err, ERR_DATA, "%s", cases[i][0]);
+        recipe_add_place(&l.recipe, &err);
+        assert_string_equal(err.text, cases[i][1]);
+    }
+    struct err err = { 0 };
+    err_set(&err, ERR_DATA, "%0200d: a place, but no key", 1);
+    recipe_add_place(&l.recipe, &err);
+    assert_true(text_starts_with(err.text, "0000"));
+    unload(&l);
+}
+
 static void wrong_overrides_are_errors_of_the_command_line(void **state)
 {
     (void)state;
@@ -603,6 +630,7 @@ int main(void)
         SCRATCH_TEST(refused_keys_name_the_way_out),
         SCRATCH_TEST(paths_are_relative_to_where_they_are_written),
         SCRATCH_TEST(overrides_replace_add_and_remove),
+        SCRATCH_TEST(a_message_of_a_key_is_given_its_place),
         SCRATCH_TEST(wrong_overrides_are_errors_of_the_command_line),
         SCRATCH_TEST(no_recipe_is_needed_for_a_model),
     };

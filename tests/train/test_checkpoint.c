@@ -207,6 +207,41 @@ static void nothing_outside_is_removed(void **state)
     tiny_scratch_remove(folder);
 }
 
+static void move(const char *out, const char *from, const char *to)
+{
+    char *a = file_join(out, from), *b = file_join(out, to);
+    assert_int_equal(rename(a, b), 0);
+    free(a);
+    free(b);
+}
+
+/* Where a file system cannot exchange two folders the old one steps aside first. */
+static void a_replacing_that_was_cut_short_is_settled(void **state)
+{
+    (void)state;
+    char *folder = make_run(), *out = runs_path(folder, "out", "");
+    struct err err = { 0 };
+    move(out, "checkpoint-3", "checkpoint-3.old"); /* before the new one was in place */
+    REQUIRE(checkpoint_settle(out, &err));
+    expect_found(out, 3, NULL);
+    move(out, "checkpoint-2", "checkpoint-3.old"); /* after it */
+    REQUIRE(checkpoint_settle(out, &err));
+    expect_found(out, 3, NULL);
+    char *old = file_join(out, "checkpoint-3.old");
+    assert_false(file_exists(old));
+    /* A run that begins does it. */
+    move(out, "checkpoint-3", "checkpoint-3.old");
+    struct run r;
+    run_open(&r, folder, "out",
+             KEYS("max_steps=3", "save_steps=1", "lora_r=1", "lora_target_modules=[q_proj]",
+                  "resume_from_checkpoint=auto"));
+    assert_true(text_ends_with(r.t.resumed, "/checkpoint-3"));
+    run_close(&r);
+    free(old);
+    free(out);
+    tiny_scratch_remove(folder);
+}
+
 static void damaged_ones_alone_are_an_error(void **state)
 {
     (void)state;
@@ -299,6 +334,7 @@ int main(void)
         cmocka_unit_test(a_missing_or_swapped_file_is_named),
         cmocka_unit_test(unfinished_ones_are_no_checkpoints_and_go_with_the_next),
         cmocka_unit_test(nothing_outside_is_removed),
+        cmocka_unit_test(a_replacing_that_was_cut_short_is_settled),
         cmocka_unit_test(damaged_ones_alone_are_an_error),
         cmocka_unit_test(a_run_goes_on_past_a_damaged_one),
         cmocka_unit_test(a_named_older_one_needs_the_newer_ones_moved_away),

@@ -251,7 +251,7 @@ static void expect_error(const char *folder, enum err_code code, const char *exp
     history_free(&h);
 }
 
-static void a_line_that_is_not_ours_is_an_error_with_its_place(void **state)
+static void a_line_that_is_not_ours_is_passed_over_and_told(void **state)
 {
     (void)state;
     static const struct {
@@ -284,14 +284,53 @@ static void a_line_that_is_not_ours_is_an_error_with_its_place(void **state)
           "not valid JSON: column 16: duplicate object key near '\"step\"'" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char *log = text_format("{\"step\":1,\"loss\":2.5}\n%s\n", cases[i].line);
+        struct history h;
+        char message[ERR_TEXT_SIZE];
+        char *log = text_format("{\"step\":1,\"loss\":2.5}\n%s\n%s\n{\"step\":7,\"loss\":1}\n",
+                                cases[i].line, cases[i].line);
         char *expected = text_format("DIR/metrics.jsonl:2: %s", cases[i].message);
         char *folder = folder_of(log);
-        expect_error(folder, ERR_DATA, expected);
-        tiny_scratch_remove(folder);
+        read_ok(&h, folder);
+        assert_int_equal(h.n_step, 2);
+        assert_int_equal(h.steps[1].step, 7);
+        assert_int_equal(h.n_damaged, 2);
+        tiny_message(message, &h.damage, folder);
+        assert_string_equal(message, expected);
+        close_both(&h, folder);
         free(log);
         free(expected);
     }
+}
+
+/* As a file system may leave it that lost power: a hole of zeros where lines were. */
+static void zeros_are_one_damaged_line(void **state)
+{
+    (void)state;
+    static const char head[] = "{\"step\":1,\"loss\":2.5}\n";
+    static const char tail[] = "\n{\"step\":2,\"loss\":2.25}\n";
+    enum { N_ZERO = 200000, N_HEAD = sizeof head - 1, N_TAIL = sizeof tail - 1 };
+    struct history h;
+    char *folder = tiny_scratch_make();
+    char *log = calloc(N_HEAD + N_ZERO + N_TAIL, 1);
+    assert_non_null(log);
+    memcpy(log, head, N_HEAD);
+    memcpy(log + N_HEAD + N_ZERO, tail, N_TAIL);
+    tiny_file_write(folder, "metrics.jsonl", log, N_HEAD + N_ZERO + N_TAIL);
+    read_ok(&h, folder);
+    assert_int_equal(h.n_step, 2);
+    assert_int_equal(h.n_damaged, 1);
+    assert_non_null(strstr(h.damage.text, "metrics.jsonl:2: not valid JSON"));
+    free(log);
+    close_both(&h, folder);
+}
+
+static void a_log_of_nothing_but_damage_is_an_error(void **state)
+{
+    (void)state;
+    char *folder = folder_of("nonsense\n17\n");
+    expect_error(folder, ERR_DATA,
+                 "DIR/metrics.jsonl:1: not valid JSON: column 8: invalid token near 'nonsense'");
+    tiny_scratch_remove(folder);
 }
 
 static void a_folder_that_is_no_runs_is_refused(void **state)
@@ -312,7 +351,8 @@ static void a_folder_that_is_no_runs_is_refused(void **state)
     write_file(folder, "run.json", "{}");
     char *log = file_join(folder, "metrics.jsonl");
     assert_int_equal(mkfifo(log, 0600), 0);
-    expect_error(folder, ERR_NO_INPUT, "DIR/metrics.jsonl: is not a regular file");
+    expect_error(folder, ERR_NO_INPUT, "DIR/metrics.jsonl: is not a regular file; expected a regular "
+                 "file");
     assert_int_equal(unlink(log), 0);
     assert_int_equal(symlink("metrics.jsonl", log), 0);
     expect_error(folder, ERR_NO_INPUT, "DIR/metrics.jsonl: Too many levels of symbolic links");
@@ -355,7 +395,7 @@ static void a_long_log_is_read_quickly(void **state)
 static void a_line_may_be_long_but_not_endless(void **state)
 {
     (void)state;
-    const size_t n = 1 << 20, most = (64 << 20) + 10;
+    const size_t n = 1 << 20, most = (64 << 20) + 200000;
     char *prompt = malloc(most + 1);
     assert_non_null(prompt);
     memset(prompt, 'a', most);
@@ -373,6 +413,13 @@ static void a_line_may_be_long_but_not_endless(void **state)
     memset(prompt, 'a', most);
     tiny_file_write(folder, "metrics.jsonl", prompt, most);
     expect_error(folder, ERR_DATA, "DIR/metrics.jsonl:1: is longer than 67108864 bytes");
+    static const char next[] = "\n{\"step\":4,\"loss\":1}\n"; /* what follows it is read */
+    memcpy(prompt + most - sizeof next + 1, next, sizeof next - 1);
+    tiny_file_write(folder, "metrics.jsonl", prompt, most);
+    read_ok(&h, folder);
+    assert_int_equal(h.n_damaged, 1);
+    assert_int_equal(h.n_step, 1);
+    history_free(&h);
     tiny_scratch_remove(folder);
     text_free(&log);
     free(prompt);
@@ -476,7 +523,9 @@ int main(void)
         cmocka_unit_test(numbers_that_are_not_finite_have_names),
         cmocka_unit_test(how_a_run_ended_is_its_last_such_event),
         cmocka_unit_test(parts_may_be_missing),
-        cmocka_unit_test(a_line_that_is_not_ours_is_an_error_with_its_place),
+        cmocka_unit_test(a_line_that_is_not_ours_is_passed_over_and_told),
+        cmocka_unit_test(zeros_are_one_damaged_line),
+        cmocka_unit_test(a_log_of_nothing_but_damage_is_an_error),
         cmocka_unit_test(a_folder_that_is_no_runs_is_refused),
         cmocka_unit_test(a_long_log_is_read_quickly),
         cmocka_unit_test(a_line_may_be_long_but_not_endless),

@@ -104,6 +104,72 @@ static void stopped_at_any_step_a_run_ends_in_the_same_bytes(void **state)
     tiny_scratch_remove(folder);
 }
 
+/* A signal while the model writes its samples; raised at a product of matrices, of which each token
+ * takes the same number. */
+static struct {
+    const struct ops *sound;
+    struct ops ops;
+    int64_t n_call, raise_at; /* counted from the evaluation on; 0: never */
+    volatile sig_atomic_t stop;
+} sampled;
+
+static void counting_gemm(struct backend *be, const struct gemm_args *a, void *scratch)
+{
+    sampled.sound->gemm(be, a, scratch);
+    if (++sampled.n_call == sampled.raise_at)
+        sampled.stop = 1;
+}
+
+static void count_from_here(void *context, const struct train_eval *e)
+{
+    (void)context;
+    if (e->step == 4)
+        sampled.n_call = 0;
+}
+
+static bool run_counted(struct run *r, int64_t raise_at)
+{
+    const struct train_watch watch = { .on_eval = count_from_here, .stop = &sampled.stop };
+    sampled.sound = r->t.engine.be.k;
+    sampled.ops = *sampled.sound;
+    sampled.ops.gemm = counting_gemm;
+    sampled.n_call = INT64_MIN / 2;
+    sampled.raise_at = raise_at;
+    sampled.stop = 0;
+    r->t.engine.be.k = &sampled.ops;
+    return run_go(r, &watch);
+}
+
+static void stopped_among_its_samples_a_run_writes_the_others_later(void **state)
+{
+    (void)state;
+    char here[400], *base, *folder;
+    struct run r;
+    assert_non_null(getcwd(here, sizeof here));
+    base = file_join(here, "recipes/quickstart/base");
+    folder = runs_make(base);
+#define SAMPLED                                                                                    \
+    "max_steps=4", "eval_steps=2", "sample_prompts=[one, two, three]", "sample_max_tokens=3"
+    run_open(&r, folder, "straight", KEYS(SAMPLED));
+    const bool went = run_counted(&r, 0);
+    const int64_t n_call = sampled.n_call; /* of the last samples */
+    run_close(&r);
+    assert_true(went && n_call > 3);
+    for (int i = 0; i <= 6; i++) {
+        run_open(&r, folder, "out", KEYS(SAMPLED));
+        assert_false(run_counted(&r, i == 0 ? 1 : n_call * i / 7));
+        assert_int_equal(r.err.code, ERR_STOPPED);
+        assert_int_equal(r.t.state.step, 4);
+        assert_true(r.t.state.n_sampled < 3);
+        run_close(&r);
+        run_whole(folder, "out", KEYS(SAMPLED, "resume_from_checkpoint=auto"));
+        assert_true(runs_same_adapter(folder, "straight", "out"));
+        expect_same_log(folder, "straight", "out");
+    }
+    free(base);
+    tiny_scratch_remove(folder);
+}
+
 static void many_stops_in_one_run_too(void **state)
 {
     (void)state;
@@ -209,16 +275,68 @@ static void a_changed_recipe_is_refused_with_the_key(void **state)
 static void changed_data_and_another_base_are_refused(void **state)
 {
     (void)state;
-    char *folder = runs_make("dense_mqa_tied"), base[512], here[400];
+    struct run r;
+    char *folder = runs_make("dense_mqa_tied"), base[512], here[400], other[512];
+    char have[ERR_TEXT_SIZE];
     stop_after(folder, "out", 5, KEYS("max_steps=20"));
     runs_write_documents(folder, "train.jsonl", 1, RUNS_DOCS + 1);
     expect_refusal(folder, KEYS(AGAIN), ERR_RECIPE,
                    "DIR/train.jsonl: has changed: DIR/out/checkpoint-5: was made with another "
                    "value of the training documents: ");
     runs_write_documents(folder, "train.jsonl", 0, RUNS_DOCS);
+    runs_write_documents(folder, "other.jsonl", 0, 3);
+    snprintf(other, sizeof other, "test_datasets=[{path: %s/other.jsonl, type: input_ids}]",
+             folder);
+    stop_after(folder, "other", 5, KEYS("max_steps=20", "val_set_size=0", other));
+    runs_write_documents(folder, "other.jsonl", 1, 4);
+    assert_false(run_try_open(&r, folder, "other", KEYS(AGAIN, "val_set_size=0", other)));
+    tiny_message(have, &r.err, folder);
+    assert_true(text_starts_with(have, "DIR/other.jsonl: has changed: DIR/other/checkpoint-5: was "
+                                       "made with another value of the validation documents: "));
+    run_close(&r);
     assert_non_null(getcwd(here, sizeof here));
     snprintf(base, sizeof base, "base_model=%s/tests/fixtures/models/moe_gqa_untied", here);
     expect_refusal(folder, KEYS(AGAIN, base), ERR_RECIPE, "another value of the base model: ");
+    tiny_scratch_remove(folder);
+}
+
+/* Only what is read as the base is the base: another file in its folder is none of ours. */
+static void another_file_beside_the_base_is_no_change(void **state)
+{
+    (void)state;
+    static const char *const files[] = { "config.json", "model.safetensors" };
+    char *base = tiny_scratch_make(), *folder = NULL;
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        char *data = NULL;
+        size_t n = 0;
+        struct err err = { 0 };
+        char *path = text_format("tests/fixtures/models/dense_mqa_tied/%s", files[i]);
+        REQUIRE(file_read(path, (size_t)1 << 24, &data, &n, &err));
+        tiny_file_write(base, files[i], data, n);
+        free(data);
+        free(path);
+    }
+    folder = runs_make(base);
+    stop_after(folder, "out", 5, KEYS("max_steps=8"));
+    tiny_file_write(base, "adapter_model.safetensors", "x", 1);
+    tiny_file_write(base, "notes.txt", "x", 1);
+    run_whole(folder, "out", KEYS("max_steps=8", "resume_from_checkpoint=auto"));
+    tiny_scratch_remove(base);
+    tiny_scratch_remove(folder);
+}
+
+/* Without checkpoints there is nothing to go on from, nor to say that it is done. */
+static void a_finished_run_without_checkpoints_is_not_begun_again(void **state)
+{
+    (void)state;
+    char *folder = runs_make("dense_mqa_tied");
+    run_whole(folder, "out", KEYS("max_steps=2", "save_steps=0"));
+    const char *const *keys = KEYS("max_steps=2", "save_steps=0", "resume_from_checkpoint=auto",
+                                   "overwrite_output_dir=false");
+    expect_refusal(folder, keys, ERR_CANT_CREATE,
+                   "DIR/out: has the adapter of a finished run and no checkpoint to go on from; "
+                   "--overwrite begins anew, or set another output_dir");
+    run_whole(folder, "out", KEYS("max_steps=2", "save_steps=0", "resume_from_checkpoint=auto"));
     tiny_scratch_remove(folder);
 }
 
@@ -408,25 +526,36 @@ static void faulty_gemm(struct backend *be, const struct gemm_args *a, void *scr
     }
 }
 
-static void go_wrong_in_step_four(void *context, const struct train_step *s)
+static void faulty_adamw(struct backend *be, const struct adamw_args *a, void *scratch)
 {
-    (void)context;
-    if (s->step == 3)
-        faulty.wrong_at = faulty.n_call + 5;
+    faulty.sound->adamw(be, a, scratch);
+    if (++faulty.n_call == faulty.wrong_at)
+        ((unsigned char *)a->v)[0] ^= 1;
 }
 
-static void a_step_that_comes_out_different_is_not_applied(void **state)
+static void go_wrong_in_step_four(void *context, const struct train_step *s)
 {
-    (void)state;
+    const int64_t *calls = context;
+    if (s->step == 3)
+        faulty.wrong_at = faulty.n_call + *calls;
+}
+
+/* The call-th call of the kind that `fault` replaces goes wrong in step 4, which is checked. */
+static void expect_caught(struct ops fault, int64_t call, const char *what)
+{
     char *folder = runs_make("moe_gqa_untied");
     const char *const *keys = KEYS("max_steps=8", "self_check_steps=2", "save_steps=1");
-    const struct train_watch watch = { .on_step = go_wrong_in_step_four };
+    const struct train_watch watch = { .context = &call, .on_step = go_wrong_in_step_four };
     run_whole(folder, "straight", keys);
     struct run r;
     run_open(&r, folder, "out", keys);
     faulty.sound = r.t.engine.be.k;
     faulty.ops = *faulty.sound;
-    faulty.ops.gemm = faulty_gemm;
+    if (fault.gemm != NULL)
+        faulty.ops.gemm = fault.gemm;
+    if (fault.adamw != NULL)
+        faulty.ops.adamw = fault.adamw;
+    faulty.n_call = faulty.wrong_at = 0;
     r.t.engine.be.k = &faulty.ops;
     const bool went = run_go(&r, &watch);
     const struct err why = r.err;
@@ -435,12 +564,26 @@ static void a_step_that_comes_out_different_is_not_applied(void **state)
     assert_false(went);
     assert_int_equal(why.code, ERR_DEVICE);
     assert_true(text_starts_with(why.text, "step 4 was computed twice and came out different "));
+    assert_non_null(strstr(why.text, what));
     assert_int_equal(step, 3);
     run_whole(
         folder, "out",
         KEYS("max_steps=8", "self_check_steps=2", "save_steps=1", "resume_from_checkpoint=auto"));
     assert_true(runs_same_adapter(folder, "straight", "out"));
     tiny_scratch_remove(folder);
+}
+
+static void a_step_that_comes_out_different_is_not_applied(void **state)
+{
+    (void)state;
+    expect_caught((struct ops){ .gemm = faulty_gemm }, 5, "(gradients ");
+}
+
+static void an_update_that_comes_out_different_is_not_kept(void **state)
+{
+    (void)state;
+    expect_caught((struct ops){ .adamw = faulty_adamw }, 1, "(values ");
+    expect_caught((struct ops){ .adamw = faulty_adamw }, 2, "(values ");
 }
 
 /* ---- the end ---- */
@@ -495,10 +638,13 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stopped_at_any_step_a_run_ends_in_the_same_bytes),
         cmocka_unit_test(many_stops_in_one_run_too),
+        cmocka_unit_test(stopped_among_its_samples_a_run_writes_the_others_later),
         cmocka_unit_test(what_cannot_change_the_bytes_may_differ),
         cmocka_unit_test(a_run_goes_on_in_the_chunks_it_had),
         cmocka_unit_test(a_changed_recipe_is_refused_with_the_key),
         cmocka_unit_test(changed_data_and_another_base_are_refused),
+        cmocka_unit_test(another_file_beside_the_base_is_no_change),
+        cmocka_unit_test(a_finished_run_without_checkpoints_is_not_begun_again),
         cmocka_unit_test(an_allowed_change_is_made_and_recorded),
         cmocka_unit_test(a_folder_with_checkpoints_is_not_begun_in_anew_by_mistake),
         cmocka_unit_test(two_runs_cannot_share_a_folder),
@@ -507,6 +653,7 @@ int main(void)
         cmocka_unit_test(a_run_goes_on_without_its_best_folder),
         cmocka_unit_test(an_adapter_to_begin_with_is_not_taken_from_the_output_folder),
         cmocka_unit_test(a_step_that_comes_out_different_is_not_applied),
+        cmocka_unit_test(an_update_that_comes_out_different_is_not_kept),
         cmocka_unit_test(early_stopping_ends_the_run_and_load_best_keeps_the_best),
         cmocka_unit_test(the_newest_checkpoints_are_kept),
     };

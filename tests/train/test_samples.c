@@ -192,7 +192,7 @@ static void forget(struct heard *h)
 static void run_samples(struct training *t, struct heard *h)
 {
     struct err err = { 0 };
-    REQUIRE(samples_run(&t->samples, NULL, hear, h, &err));
+    REQUIRE(samples_run(&t->samples, 0, NULL, hear, h, &err));
 }
 
 /* ---- the same as generate ---- */
@@ -402,11 +402,11 @@ static void a_raised_stop_ends_them_without_an_error(void **state)
     struct err err = { 0 };
     volatile sig_atomic_t raised = 1;
     start(&t, base, PROMPTS("a, b, c"));
-    REQUIRE(samples_run(&t.samples, &raised, hear, &h, &err));
+    REQUIRE(samples_run(&t.samples, 0, &raised, hear, &h, &err));
     assert_int_equal(h.n, 0);
     raised = 0;
     h.raise = &raised; /* while the first is told */
-    REQUIRE(samples_run(&t.samples, &raised, hear, &h, &err));
+    REQUIRE(samples_run(&t.samples, 0, &raised, hear, &h, &err));
     assert_int_equal(h.n, 1);
     assert_int_equal(err.code, ERR_NONE);
     forget(&h);
@@ -422,7 +422,7 @@ static void a_failure_of_the_callback_is_theirs(void **state)
     struct heard h = { .fail_at = 2 };
     struct err err = { 0 };
     start(&t, base, PROMPTS("a, b, c"));
-    assert_false(samples_run(&t.samples, NULL, hear, &h, &err));
+    assert_false(samples_run(&t.samples, 0, NULL, hear, &h, &err));
     assert_string_equal(err.text, "the log is full");
     assert_int_equal(h.n, 2);
     forget(&h);

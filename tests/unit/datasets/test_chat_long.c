@@ -142,6 +142,21 @@ static void prefixes_overrule_marks_that_differ(void **state)
     json_decref(record);
 }
 
+/* Where no prefix is rendered as it is in the whole, none can check. */
+static void without_prefixes_marks_do(void **state)
+{
+    static const char template[] =
+        "{{ messages | length }}" EACH "{{ m.role }}:{{ m.content }};" END PROMPT;
+    struct text expected = { 0 }, shown = { 0 };
+    json_t *record = make_record(plain_answers, COUNT(plain_answers), ";", &expected);
+    assert_int_equal(show(*state, template, record, &(struct chat_options){ 0 }, &shown),
+                     CHAT_MARKS);
+    assert_string_equal(shown.data, expected.data);
+    text_free(&shown);
+    text_free(&expected);
+    json_decref(record);
+}
+
 /* A template that measures its contents renders others with marks: prefixes have to do. */
 static void without_marks_prefixes_do(void **state)
 {
@@ -166,6 +181,7 @@ int main(void)
         cmocka_unit_test(a_long_conversation_has_the_mask_of_short_ones),
         cmocka_unit_test(empty_answers_are_found_in_between),
         cmocka_unit_test(prefixes_overrule_marks_that_differ),
+        cmocka_unit_test(without_prefixes_marks_do),
         cmocka_unit_test(without_marks_prefixes_do),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -190,10 +190,42 @@ static void generation_parts_are_told_apart_by_their_contents(void **state)
     expect(f, parts,
            FLAGGED(",'train':false,'reasoning_content':'hm'", ",'reasoning_content':'ah'"),
            &(struct chat_options){ 0 }, CHAT_GENERATION, "one:hm|two;three:{ah}|{four;}");
-    expect_refusal(f, counted, FLAGGED(",'train':false", ""), &(struct chat_options){ 0 },
-                   "x:1: what of the text the assistant writes cannot be found: which message each "
-                   "of the template's {% generation %} parts belongs to cannot be told; use a chat "
-                   "template with {% generation %}, or leave the record out");
+    static const char empty[] =
+        EACH "{% if m.role == 'assistant' %}{% generation %}!{% endgeneration %}{% generation %}"
+             "{{ m.content }};{% endgeneration %}{% endif %}" END;
+    static const char *const refused[] = { counted, empty };
+    for (size_t i = 0; i < COUNT(refused); i++)
+        expect_refusal(f, refused[i], FLAGGED(",'train':false", ""), &(struct chat_options){ 0 },
+                       "x:1: what of the text the assistant writes cannot be found: which message "
+                       "each of the template's {% generation %} parts belongs to cannot be told; "
+                       "use a chat template with {% generation %}, or leave the record out");
+}
+
+/* Templates of odd shapes, by growing prefixes or by marks. */
+static void a_turn_ends_where_its_own_end_is(void **state)
+{
+    struct fixture *f = *state;
+    const struct chat_options o = { 0 };
+    /* One answer ends as no other does. */
+    expect(f,
+           EACH "{{ m.role[0] | upper }}:{{ m.content }}{{ '!' if m.content == 'two' else ';' "
+                "}}" END PROMPT,
+           FLAGGED("", ""), &o, CHAT_PREFIXES, "U:one;A:{two!}U:three;A:{four;}");
+    /* The prompt is longer than what it asks for. */
+    expect(f,
+           EACH "{{ m.role[0] | upper }}:{{ m.content }};" END
+                "{% if add_generation_prompt %}A:two;U:{% endif %}",
+           FLAGGED("", ""), &o, CHAT_MARKS, "U:one;A:{two;}U:three;A:{four;}");
+    /* An answer is there twice: the first one counts. */
+    expect(f,
+           "{{ messages | length }}" EACH "{{ m.role[0] | upper }}:{{ m.content }};"
+           "{{ m.content if m.role == 'assistant' }}" END PROMPT,
+           FLAGGED("", ""), &o, CHAT_MARKS, "4U:one;A:{two};twoU:three;A:{four};four");
+    /* Only the end of the conversation has an ending. */
+    expect(f,
+           "{{ messages | length }}" EACH "{{ m.role[0] | upper }}:{{ m.content }}" END PROMPT
+           "{% if messages[-1].role == 'assistant' %}<eos>{% endif %}",
+           FLAGGED("", ""), &o, CHAT_MARKS, "4U:oneA:{two}U:threeA:{four<eos>}");
 }
 
 static void train_on_inputs_leaves_out_only_what_the_record_says(void **state)
@@ -287,12 +319,18 @@ static void what_cannot_be_found_is_refused_with_its_reason(void **state)
           "{{ m.content }};" END PROMPT,
           FAIL "the first 1 messages are rendered otherwise when others follow, and messages[1] is "
                "not framed as other answers are" REMEDY },
-        { EACH "{{ m.content }}" END "{{ '*****************' if add_generation_prompt }}",
-          FAIL "the first 1 messages are rendered otherwise when others follow, and " },
+        { "{{ messages | length }}" EACH "{{ m.role[0] | upper }}:{{ m.content }}"
+          "{{ ';' if messages | length < 4 }}" END PROMPT,
+          FAIL "the first 1 messages are rendered otherwise when others follow, and messages[1] is "
+               "not framed as other answers are" REMEDY },
+        { "{{ messages | length }}" EACH "{{ m.role[0] | upper }}:{{ m.content }};" END EACH
+          "{{ m.thinking }}" END PROMPT,
+          FAIL "the first 1 messages are rendered otherwise when others follow, and messages[1] "
+               "has no place of its own in the text" REMEDY },
     };
-    for (size_t i = 0; i + 1 < COUNT(cases); i++)
-        expect_refusal(f, cases[i].template, FLAGGED("", ""), &(struct chat_options){ 0 },
-                       cases[i].expected);
+    for (size_t i = 0; i < COUNT(cases); i++)
+        expect_refusal(f, cases[i].template, FLAGGED(",'thinking':'hm'", ",'thinking':'well'"),
+                       &(struct chat_options){ 0 }, cases[i].expected);
 }
 
 /* ---- special tokens ---- */
@@ -576,6 +614,7 @@ int main(void)
         cmocka_unit_test(last_turn_only_is_the_answer_to_the_last_question_that_has_one),
         cmocka_unit_test(messages_without_loss_are_left_out),
         cmocka_unit_test(generation_parts_are_told_apart_by_their_contents),
+        cmocka_unit_test(a_turn_ends_where_its_own_end_is),
         cmocka_unit_test(train_on_inputs_leaves_out_only_what_the_record_says),
         cmocka_unit_test(reasoning_can_be_left_out),
         cmocka_unit_test(white_space_behind_the_end_of_a_turn_carries_no_loss),

@@ -351,7 +351,8 @@ static void a_folder_that_is_no_runs_is_refused(void **state)
     write_file(folder, "run.json", "{}");
     char *log = file_join(folder, "metrics.jsonl");
     assert_int_equal(mkfifo(log, 0600), 0);
-    expect_error(folder, ERR_NO_INPUT, "DIR/metrics.jsonl: is not a regular file; expected a regular "
+    expect_error(folder, ERR_NO_INPUT,
+                 "DIR/metrics.jsonl: is not a regular file; expected a regular "
                  "file");
     assert_int_equal(unlink(log), 0);
     assert_int_equal(symlink("metrics.jsonl", log), 0);

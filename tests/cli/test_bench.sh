@@ -3,22 +3,11 @@
 #
 #     tests/cli/test_bench.sh build/jambatune          # from the repository's root
 set -u
+. tests/support/checks.sh
 program=$1
 model=random:tests/fixtures/models/moe_gqa_untied/config.json
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/jambatune-bench.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
-passed=0 failed=0
-
-check() { # NAME COMMAND...
-    local name=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $name"
-    fi
-}
 
 lines() { # PATTERN: how many lines of the JSON match
     grep -cE -- "$1" "$scratch/json"
@@ -137,5 +126,4 @@ if "$program" env | grep -qE '^real +float$'; then # in double everything runs o
         device=cuda
 fi
 
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+end

@@ -3,29 +3,12 @@
 #
 #     tests/cli/test_chat.sh build/jambatune       # from the repository's root
 set -u
+. tests/support/checks.sh
 program=$1
 base=recipes/quickstart/base
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/jambatune-chat.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 out=$scratch/stdout err=$scratch/stderr
-passed=0 failed=0
-
-check() { # NAME CONDITION...: runs the condition
-    local name=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $name"
-    fi
-}
-
-same() { # EXPECTED ACTUAL
-    [ "$1" = "$2" ] && return
-    printf -- '--- expected\n%s\n--- got\n%s\n' "$1" "$2"
-    return 1
-}
 
 run() { # ARGUMENT...: sets $code, fills $out and $err; stdin is $input
     printf '%s' "${input:-}" | "$program" "$@" >"$out" 2>"$err"
@@ -306,5 +289,4 @@ refuses 64 'command line: --tools: goes with --chat only' generate $model --tool
 refuses 64 'command line: --documents: goes with --chat only' generate $model --json x --documents x
 refuses 64 'command line: --message: goes with --json FILE only' generate $model --message
 
-echo "$passed passed, $failed failed"
-[ "$failed" = 0 ]
+end

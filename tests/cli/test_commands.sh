@@ -3,29 +3,12 @@
 #
 #     tests/cli/test_commands.sh build/jambatune       # from the repository's root
 set -u
+. tests/support/checks.sh
 program=$1
 models=tests/fixtures/models
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/jambatune-cli.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 out=$scratch/stdout err=$scratch/stderr
-passed=0 failed=0
-
-check() { # NAME CONDITION...: runs the condition
-    local name=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $name"
-    fi
-}
-
-same() { # EXPECTED ACTUAL
-    [ "$1" = "$2" ] && return
-    printf -- '--- expected\n%s\n--- got\n%s\n' "$1" "$2"
-    return 1
-}
 
 run() { # ARGUMENT...: sets $code, fills $out and $err
     "$program" "$@" >"$out" 2>"$err" </dev/null
@@ -370,5 +353,4 @@ kill -s TERM $!
 wait $!
 check 'TERM after USR2' same 75 "$?"
 
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+end

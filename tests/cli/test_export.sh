@@ -3,30 +3,13 @@
 #
 #     tests/cli/test_export.sh build/jambatune         # from the repository's root
 set -u
+. tests/support/checks.sh
 program=$1
 models=tests/fixtures/models
 moe=$models/moe_gqa_untied dense=$models/dense_mqa_tied
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/jambatune-export.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 out=$scratch/stdout err=$scratch/stderr
-passed=0 failed=0
-
-check() { # NAME CONDITION...: runs the condition
-    local name=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $name"
-    fi
-}
-
-same() { # EXPECTED ACTUAL
-    [ "$1" = "$2" ] && return
-    printf -- '--- expected\n%s\n--- got\n%s\n' "$1" "$2"
-    return 1
-}
 
 run() { # ARGUMENT...: sets $code, fills $out and $err
     "$program" "$@" >"$out" 2>"$err" </dev/null
@@ -262,5 +245,4 @@ refuses 64 "${usage}names nothing to work on; usage: jambatune lint ADAPTER [--b
 "$program" lint "$adapter" >/dev/full 2>"$err"
 check 'lint: a full disk' same "74: jambatune: stdout: writing failed: No space left on device" "$?: $(cat "$err")"
 
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+end

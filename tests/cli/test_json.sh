@@ -4,29 +4,12 @@
 #
 #     tests/cli/test_json.sh build/jambatune       # from the repository's root
 set -u
+. tests/support/checks.sh
 program=$1
 models=tests/fixtures/models
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/jambatune-json.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 out=$scratch/stdout err=$scratch/stderr recipe=$scratch/train.yaml
-passed=0 failed=0
-
-check() { # NAME CONDITION...: runs the condition
-    local name=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $name"
-    fi
-}
-
-same() { # EXPECTED ACTUAL
-    [ "$1" = "$2" ] && return
-    printf -- '--- expected\n%s\n--- got\n%s\n' "$1" "$2"
-    return 1
-}
 
 is_json() { # CODE ARGUMENT...: the exit code, and one value from the first line to the last
     local expected=$1
@@ -112,5 +95,4 @@ has '^      "status": "finished",$'
 is_json 0 status "$scratch/out" --json
 is_json 0 report "$scratch/out" --json
 
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+end

@@ -3,28 +3,11 @@
 #
 #     tests/cli/test_report.sh build/jambatune         # from the repository's root
 set -u
+. tests/support/checks.sh
 program=$(realpath "$1")
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/jambatune-report.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 out=$scratch/stdout err=$scratch/stderr
-passed=0 failed=0
-
-check() { # NAME CONDITION...: runs the condition
-    local name=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $name"
-    fi
-}
-
-same() { # EXPECTED ACTUAL
-    [ "$1" = "$2" ] && return
-    printf -- '--- expected\n%s\n--- got\n%s\n' "$1" "$2"
-    return 1
-}
 
 run() { # ARGUMENT...: sets $code, fills $out and $err
     timeout -k 10 200 "$program" "$@" >"$out" 2>"$err" </dev/null
@@ -140,5 +123,4 @@ run report "$scratch/lora_r=2" -o -
 check 'a line that is none of ours: exit code' same 0 "$code"
 holds "$out" '1 line of the log is damaged and passed over; the first: ' "$scratch/lora_r=2/metrics.jsonl:1: "
 
-echo "$passed passed, $failed failed"
-[ "$failed" = 0 ]
+end

@@ -4,29 +4,12 @@
 #
 #     tests/cli/test_slurm.sh build/jambatune       # from the repository's root
 set -u
+. tests/support/checks.sh
 program=$(realpath "$1")
 script=$PWD/recipes/slurm.sh
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/jambatune-slurm.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 log=$scratch/log recipe=$scratch/train.yaml
-passed=0 failed=0
-
-check() { # NAME CONDITION...: runs the condition
-    local name=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $name"
-    fi
-}
-
-same() { # EXPECTED ACTUAL
-    [ "$1" = "$2" ] && return
-    printf -- '--- expected\n%s\n--- got\n%s\n' "$1" "$2"
-    return 1
-}
 
 # ---- Slurm ----
 
@@ -137,5 +120,4 @@ MOST_RESTARTS=0 submit "$scratch/often/metrics.jsonl" "$recipe" max_steps=100000
 check 'queued too often: 75' same 75 "$code"
 check 'queued too often: no more' same "" "$(requeues)"
 
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+end

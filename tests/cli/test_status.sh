@@ -3,30 +3,13 @@
 #
 #     tests/cli/test_status.sh build/jambatune       # from the repository's root
 set -u
+. tests/support/checks.sh
 program=$1
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/jambatune-status.XXXXXX")
 run_pid=
 trap '[ -n "$run_pid" ] && kill -9 "$run_pid" 2>/dev/null; rm -rf "$scratch"' EXIT
 out=$scratch/stdout err=$scratch/stderr
-passed=0 failed=0
 export LC_ALL=C
-
-check() { # NAME CONDITION...: runs the condition
-    local name=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $name"
-    fi
-}
-
-same() { # EXPECTED ACTUAL
-    [ "$1" = "$2" ] && return
-    printf -- '--- expected\n%s\n--- got\n%s\n' "$1" "$2"
-    return 1
-}
 
 status() { # CODE ARGUMENT...: fills $out and $err
     local expected=$1
@@ -211,5 +194,4 @@ seq 0 999 | sed 's/.*/{"step":&,"loss":&}/' >"$odd/metrics.jsonl"
 status 0 "$odd"
 shows '  loss        _{3}\.{6}:{5}-{6}={6}\+{5}\*{6}#{3} 999\.0000 \(400 steps\)'
 
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+end

@@ -3,28 +3,11 @@
 #
 #     tests/cli/test_sweep.sh build/jambatune       # from the repository's root
 set -u
+. tests/support/checks.sh
 program=$1
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/jambatune-sweep.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 out=$scratch/stdout err=$scratch/stderr recipe=$scratch/train.yaml
-passed=0 failed=0
-
-check() { # NAME CONDITION...: runs the condition
-    local name=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $name"
-    fi
-}
-
-same() { # EXPECTED ACTUAL
-    [ "$1" = "$2" ] && return
-    printf -- '--- expected\n%s\n--- got\n%s\n' "$1" "$2"
-    return 1
-}
 
 sweep() { # WORD...: sets $code, fills $out and $err
     timeout -k 10 200 "$program" train "$recipe" --each "$@" >"$out" 2>"$err" </dev/null
@@ -216,5 +199,4 @@ check 'a full stdout is no failure' same 0 $?
 "$program" train "$recipe" --each $steps lora_r=4,2 output_dir="$scratch/cut" --json >/dev/full 2>"$err"
 check 'but where JSON was asked for' same 74 $?
 
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+end

@@ -47,7 +47,8 @@ static void processor_name(char out[128])
 {
     char text[1024];
     file_read_start("/proc/cpuinfo", text, sizeof text);
-    const char *line = strstr(text, "\nmodel name"), *value = line != NULL ? strstr(line, ": ") : NULL;
+    const char *line = strstr(text, "\nmodel name"),
+               *value = line != NULL ? strstr(line, ": ") : NULL;
     if (value != NULL)
         snprintf(out, 128, "%.*s", (int)strcspn(value + 2, "\n"), value + 2);
     else

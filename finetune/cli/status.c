@@ -1,8 +1,10 @@
 #include "finetune/cli/status.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -12,16 +14,21 @@
 
 /* ---- numbers ---- */
 
-/* Seconds since the file or folder was last written; NaN: it is not there. */
-static double age_of(const char *path)
+/* Seconds since the file or folder was last written, into *age; NaN: it is not there. path NULL:
+ * there was no memory for it. */
+static bool measure_age(const char *path, double *age, struct err *err)
 {
     struct stat st;
     struct timespec now;
-    if (stat(path, &st) != 0 || clock_gettime(CLOCK_REALTIME, &now) != 0)
-        return (double)NAN;
-    const double age = (double)(now.tv_sec - st.st_mtim.tv_sec) +
-                       1e-9 * (double)(now.tv_nsec - st.st_mtim.tv_nsec);
-    return age > 0 ? age : 0; /* clocks of two machines */
+    if (path == NULL)
+        return err_no_memory(err, "the status");
+    if (stat(path, &st) != 0)
+        return errno == ENOENT || err_set(err, file_error(ERR_IO), "%s: %s", path, strerror(errno));
+    clock_gettime(CLOCK_REALTIME, &now);
+    const double seconds = (double)(now.tv_sec - st.st_mtim.tv_sec) +
+                           1e-9 * (double)(now.tv_nsec - st.st_mtim.tv_nsec);
+    *age = seconds > 0 ? seconds : 0; /* clocks of two machines */
+    return true;
 }
 
 static double or_zero(double x)
@@ -70,8 +77,7 @@ static bool find_checkpoint(const struct history *h, struct status *s, struct er
     if (list.n > 0) {
         char *path = checkpoint_path(h->dir, list.steps[0]);
         s->checkpoint = list.steps[0];
-        s->checkpoint_age = path != NULL ? age_of(path) : (double)NAN;
-        ok = path != NULL || err_no_memory(err, h->dir);
+        ok = measure_age(path, &s->checkpoint_age, err);
         free(path);
     }
     checkpoint_list_free(&list);
@@ -88,7 +94,8 @@ bool status_of(const struct history *h, struct status *s, struct err *err)
                           .seconds_per_step = unknown,
                           .left = unknown,
                           .checkpoint = -1,
-                          .checkpoint_age = unknown };
+                          .checkpoint_age = unknown,
+                          .log_age = unknown };
     if (h->n_step > 0) {
         const struct history_step *last = &h->steps[h->n_step - 1];
         s->step = last->step;
@@ -102,11 +109,9 @@ bool status_of(const struct history *h, struct status *s, struct err *err)
     measure_rate(h, s);
     measure_time(h, s);
     char *log = file_join(h->dir, "metrics.jsonl");
-    if (log == NULL)
-        return err_no_memory(err, h->dir);
-    s->log_age = age_of(log);
+    const bool measured = measure_age(log, &s->log_age, err);
     free(log);
-    return find_checkpoint(h, s, err);
+    return measured && find_checkpoint(h, s, err);
 }
 
 /* ---- JSON ---- */

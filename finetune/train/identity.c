@@ -314,8 +314,10 @@ json_t *identity_of(const struct recipe *recipe, const struct engine *e,
 /* The next name of a list: commas and blanks apart. Its length; 0 at the end. */
 static size_t next_name(const char **p)
 {
-    *p += *p != NULL ? strspn(*p, ", ") : 0;
-    return *p != NULL ? strcspn(*p, ", ") : 0;
+    if (*p == NULL)
+        return 0;
+    *p += strspn(*p, ", ");
+    return strcspn(*p, ", ");
 }
 
 static bool is_allowed(const char *name, const char *allow)

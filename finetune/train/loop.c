@@ -183,7 +183,8 @@ static enum outcome take_step(struct trainer *t, const struct batch_step *b,
     if (!s.applied)
         list_places(t, b, &places);
     s.places = places.data != NULL ? places.data : "";
-    const bool ok = metrics_step(&t->metrics, &s, err);
+    const bool ok = (!places.failed || err_no_memory(err, "the step's documents")) &&
+                    metrics_step(&t->metrics, &s, err);
     if (ok && watch->on_step != NULL)
         watch->on_step(watch->context, &s);
     text_free(&places);

@@ -28,8 +28,8 @@ void file_map_close(struct file_map *map);
 /* The whole file as terminated bytes, caller frees; at most `limit` bytes, else an error. */
 bool file_read(const char *path, size_t limit, char **data, size_t *size, struct err *err);
 
-/* How a small file of /proc or /sys begins, as terminated text of fewer than `size` bytes; "" where it
- * cannot be read. Allocates nothing. */
+/* How a small file of /proc or /sys begins, as terminated text of fewer than `size` bytes; "" where
+ * it cannot be read. Allocates nothing. */
 void file_read_start(const char *path, char *out, size_t size);
 
 /* Writes data to path by way of a temporary file in the same folder: write, fsync, rename, fsync of
@@ -76,8 +76,8 @@ const char *file_next_name(DIR *folder, const char *path, bool *ok, struct err *
 /* folder/name, or name when it is absolute; NULL when memory is out; caller frees. */
 char *file_join(const char *folder, const char *name);
 
-/* Where path leads, through symbolic links, into *out, which the caller frees; NULL where nothing is
- * there. False when memory is out. */
+/* Where path leads, through symbolic links, into *out, which the caller frees; NULL where nothing
+ * is there. False when memory is out. */
 bool file_resolve(const char *path, char **out, struct err *err);
 
 /* The folder part of path ("." when it has none); caller frees. */

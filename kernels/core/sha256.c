@@ -135,6 +135,8 @@ void sha256_update(struct sha256 *s, const void *data, size_t size)
 {
     const uint8_t *p = data;
     const size_t have = s->n % 64;
+    if (size == 0) /* data may be NULL */
+        return;
     s->n += size;
     if (have > 0) {
         const size_t some = size < 64 - have ? size : 64 - have;

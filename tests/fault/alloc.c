@@ -16,7 +16,6 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,12 +47,11 @@ int __real_inflateInit2_(z_stream *z, int bits, const char *version, int size);
 static struct {
     int64_t at;
     bool ever, trace;
-    FILE *stacks;
+    int stacks;
     struct fault_report *report;
     pcre2_general_context *general;
     pcre2_compile_context *compile;
-} alloc;
-static atomic_llong made;
+} alloc = { .stacks = -1 };
 static _Thread_local bool inside; /* what a stack's printing allocates does not count */
 
 /* ---- which allocation ---- */
@@ -80,13 +78,13 @@ static bool fails(void)
 {
     if (alloc.report == NULL || inside)
         return false;
-    const int64_t k = atomic_fetch_add(&made, 1) + 1;
+    const int64_t k = __atomic_add_fetch(&alloc.report->calls[FAULT_alloc], 1, __ATOMIC_RELAXED);
     inside = true;
-    if (alloc.stacks != NULL) {
+    if (alloc.stacks >= 0) {
         const uint64_t h = hash_stack();
-        fwrite(&h, sizeof h, 1, alloc.stacks);
+        if (write(alloc.stacks, &h, sizeof h) != sizeof h)
+            abort(); /* a list with a hole proves nothing */
     }
-    alloc.report->calls[FAULT_alloc] = k;
     const bool hit = alloc.at > 0 && (k == alloc.at || (alloc.ever && k > alloc.at));
     if (hit) {
         if (alloc.report->hits++ == 0 && alloc.trace)
@@ -255,11 +253,8 @@ __attribute__((constructor)) static void start(void)
     alloc.ever = getenv("FAULT_EVER") != NULL;
     alloc.trace = getenv("FAULT_TRACE") != NULL;
     if (stacks != NULL) {
-        static char buffer[1 << 16];
         hash_stack(); /* its first call loads a library */
-        alloc.stacks = __real_fopen(stacks, "w");
-        if (alloc.stacks != NULL)
-            setvbuf(alloc.stacks, buffer, _IOFBF, sizeof buffer);
+        alloc.stacks = open(stacks, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0666);
     }
     const int fd = report != NULL ? open(report, O_RDWR | O_CLOEXEC) : -1;
     void *p =

@@ -6,8 +6,8 @@
  *     allocations PROGRAM SHIM [--all | --every N] [JOB ...]
  *
  * Without --all one k for each distinct stack of calls, not for each of a thousand turns of a loop,
- * and one run of 16 is gone on with. --every N: of these one of N, of a run one of 3 N.
- * PROGRAM is the one with alloc.c in it.
+ * and one run of 16 is gone on with. --every N: of these one of N. Of what takes long fewer, as
+ * jobs.c says; with --all of runs as many, too. PROGRAM is the one with alloc.c in it.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -76,12 +76,11 @@ static int64_t *list_points(const struct sweep *w, const struct job *job,
 }
 
 /* A message that names what memory was for. */
-static bool is_told(const char *err)
+static bool is_told(const struct job *job, const char *err)
 {
-    const char *line = scene_last_line(err);
-    return strncmp(line, "jambatune: ", 11) == 0 &&
-           (strstr(line, "memory") != NULL || strstr(line, "Memory") != NULL ||
-            strstr(line, "no thread could be started") != NULL);
+    const char *line = job_reason(job, err);
+    return line != NULL && (strstr(line, "memory") != NULL || strstr(line, "Memory") != NULL ||
+                            strstr(line, "no thread could be started") != NULL);
 }
 
 static void check(struct sweep *w, const struct job *job, const struct job_result *want,
@@ -92,13 +91,12 @@ static void check(struct sweep *w, const struct job *job, const struct job_resul
         job_check(&w->scene, job, want, r, t, what);
     else if (r->code != 71)
         tally_bad(t, TALLY_WRONG, "%s: ends with %d: %s", what, r->code, scene_message(r->err));
-    else if (!is_told(r->err))
+    else if (!is_told(job, r->err))
         tally_bad(t, TALLY_SILENT, "%s: 71, but says: %s", what, scene_message(r->err));
-    if (!job->trains)
-        return;
-    scene_check_checkpoints(&w->scene, t, job->goes_on ? 2 : 0, what);
+    if (job->trains)
+        scene_check_checkpoints(&w->scene, t, job->goes_on ? 2 : 0, what);
     if (r->code != 0 && finish)
-        scene_finish(&w->scene, t, what);
+        job_finish(&w->scene, job, want, t, what);
 }
 
 static void sweep(struct sweep *w, const struct job *job)
@@ -114,7 +112,8 @@ static void sweep(struct sweep *w, const struct job *job)
     int64_t n = 0;
     int64_t *points = list_points(w, job, &line, &n);
     const double begin = launch_clock();
-    const int64_t step = w->all ? 1 : w->every * (job->trains ? 3 : 1);
+    const int64_t rarely = job->rarely == 0 || (w->all && job->trains) ? 1 : job->rarely;
+    const int64_t step = (w->all ? 1 : w->every) * rarely;
     for (int64_t i = 0; i < 2 * n; i++) {
         struct landing r;
         if (i / 2 % step != 0)

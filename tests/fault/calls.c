@@ -5,7 +5,8 @@
  *
  *     calls PROGRAM SHIM [--every N] [JOB ...]
  *
- * --every N: one case of N, spread over all; every N-th of these goes on with the run, too.
+ * --every N: one case of N, spread over all (of a sweep and of bench fewer: jobs.c); every N-th of
+ * these goes on with the run, too.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -68,13 +69,12 @@ static void check(struct sweep *w, const struct job *job, const struct job_resul
         job_check(&w->scene, job, want, r, t, what);
     else if (!is_right_code(r->code))
         tally_bad(t, TALLY_WRONG, "%s: ends with %d: %s", what, r->code, scene_message(r->err));
-    else if (strncmp(scene_last_line(r->err), "jambatune: ", 11) != 0)
+    else if (job_reason(job, r->err) == NULL)
         tally_bad(t, TALLY_SILENT, "%s: %d, but says: %s", what, r->code, scene_message(r->err));
-    if (!job->trains)
-        return;
-    scene_check_checkpoints(&w->scene, t, job->goes_on ? 2 : 0, what);
+    if (job->trains)
+        scene_check_checkpoints(&w->scene, t, job->goes_on ? 2 : 0, what);
     if (r->code != 0 && finish)
-        scene_finish(&w->scene, t, what);
+        job_finish(&w->scene, job, want, t, what);
 }
 
 static char *describe(const struct job *job, const struct point *p)
@@ -117,11 +117,12 @@ static bool try_point(struct sweep *w, const struct job *job, const struct job_l
 static void sweep_kind(struct sweep *w, const struct job *job, const struct job_line *line,
                        const struct job_result *want, size_t kind, int64_t n_call)
 {
+    const int64_t every = w->every * (job->rarely > 0 && !job->trains ? job->rarely : 1);
     for (int h = 0; h < MOST && kinds[kind].how[h] != 0; h++) {
         const int how = kinds[kind].how[h];
         for (int64_t k = 1; k <= n_call; k++) {
             for (int ever = 0; ever < (how == EINTR ? 1 : 2); ever++) {
-                if (w->n_seen++ % w->every != 0)
+                if (w->n_seen++ % every != 0)
                     continue;
                 /* In a run of two threads a call may come earlier or later, the last one not. */
                 try_point(w, job, line, want,
@@ -143,7 +144,7 @@ static void count(struct sweep *w, const struct job *job, const struct job_line 
                              .shim = w->scene.shim,
                              .under = w->scene.folder },
            &r);
-    if (r.code != 0 || (r.report.all == 0 && strcmp(job->name, "env") != 0))
+    if (r.code != 0 || (r.report.all == 0 && strncmp(job->name, "env", 3) != 0))
         tree_die("%s: ends with %d under the shim, after %" PRId64 " calls: %s", job->name, r.code,
                  r.report.all, r.err);
     *report = r.report;

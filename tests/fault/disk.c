@@ -115,6 +115,14 @@ char *disk_renamed_to(const struct disk_log *log, int64_t record)
     return r.change == SHIM_RENAMED ? below(log, to, r.to_bytes) : NULL;
 }
 
+const char *disk_written(const struct disk_log *log, int64_t record, size_t *n)
+{
+    const char *path, *to, *data;
+    const struct shim_record r = record_at(log, record, &path, &to, &data);
+    *n = (size_t)r.data_bytes;
+    return r.change == SHIM_WROTE ? data : NULL;
+}
+
 int64_t disk_saved_step(const struct disk_log *log, int64_t record)
 {
     char *name = disk_renamed_to(log, record);

@@ -48,6 +48,9 @@ void disk_rebuild(const struct disk_log *log, const struct disk_loss *loss, stru
 /* The step N of a record that renames checkpoint-N.tmp to checkpoint-N; else -1. */
 int64_t disk_saved_step(const struct disk_log *log, int64_t record);
 
+/* What the record writes; NULL: nothing. */
+const char *disk_written(const struct disk_log *log, int64_t record, size_t *n);
+
 /* Whether the record is an fsync of the folder of that name below the root. */
 bool disk_is_sync_of(const struct disk_log *log, int64_t record, const char *folder);
 

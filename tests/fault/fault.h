@@ -43,6 +43,7 @@ enum fault_call { FAULT_CALLS(FAULT_CALL_NAME) FAULT_N_CALL };
 struct fault_report {
     int64_t calls[FAULT_N_CALL]; /* made */
     int64_t all;                 /* of any kind */
+    int64_t made;                /* of the kind that counts; of child processes, too */
     int64_t hits;                /* that failed or were cut short */
     char what[256];              /* the first of those */
 };

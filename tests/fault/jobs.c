@@ -6,20 +6,34 @@
 #include <sys/stat.h>
 
 const struct job jobs[] = {
-    { .name = "train", .args = { "train", "@/train.yaml" }, .trains = true },
+    { .name = "train", .args = { "train", "@/train.yaml" }, .trains = true, .rarely = 3 },
     { .name = "resume",
-      .args = { "train", "@/train.yaml", "--resume" },
+      .args = { "train", "@/train.yaml", "--resume", "--json" },
       .trains = true,
-      .goes_on = true },
+      .goes_on = true,
+      .rarely = 3 },
+    { .name = "sweep",
+      .args = { "train", "@/train.yaml", "lora_r=2,4", "max_steps=2", "output_dir=@/sweep",
+                "--each" },
+      .writes = "sweep",
+      .varies = true,
+      .again = true,
+      .rarely = 6,
+      .same = { "lora_r=2/adapter_model.safetensors", "lora_r=2/adapter_config.json",
+                "lora_r=4/adapter_model.safetensors", "lora_r=4/adapter_config.json" } },
     { .name = "validate", .args = { "validate", "@/chat.yaml" } },
+    { .name = "validate json", .args = { "validate", "@/chat.yaml", "--json" } },
     { .name = "preview",
       .args = { "preview", "@/chat.yaml", "--html", "@/page.html" },
       .writes = "page.html" },
+    { .name = "preview json", .args = { "preview", "@/chat.yaml", "--json" } },
     { .name = "explain", .args = { "explain", "--yaml", "@/train.yaml", "lora_r=4" } },
-    { .name = "plan", .args = { "plan", "@/train.yaml", "--json" } },
+    { .name = "explain json", .args = { "explain", "--json", "@/train.yaml", "lora_r=4" } },
+    { .name = "plan", .args = { "plan", "@/train.yaml" } },
+    { .name = "plan json", .args = { "plan", "@/train.yaml", "--json" } },
     { .name = "eval",
       .args = { "eval", "@/train.yaml", "--adapter", "@/adapter", "--data", "@/ids.jsonl",
-                "--logprobs", "@/logprobs.jsonl" },
+                "--logprobs", "@/logprobs.jsonl", "--json" },
       .writes = "logprobs.jsonl" },
     { .name = "generate",
       .args = { "generate", "base_model=@/talker", "threads=1", "--prompt", "Hello",
@@ -31,13 +45,16 @@ const struct job jobs[] = {
     { .name = "tokenize stdin", .args = { "tokenize", "@/talker", "-" }, .input = "text.jsonl" },
     { .name = "detokenize", .args = { "tokenize", "--decode", "@/talker", "@/ids.jsonl" } },
     { .name = "inspect base", .args = { "inspect", "@/base", "--json" } },
-    { .name = "inspect adapter", .args = { "inspect", "@/adapter", "--json" } },
+    { .name = "inspect adapter", .args = { "inspect", "@/adapter" } },
+    { .name = "inspect file",
+      .args = { "inspect", "@/adapter/adapter_model.safetensors", "--json" } },
     { .name = "lint", .args = { "lint", "@/adapter", "--base", "@/base" } },
+    { .name = "lint json", .args = { "lint", "@/adapter", "--base", "@/base", "--json" } },
     { .name = "import",
       .args = { "import", "@/adapter", "@/imported", "--base", "@/base" },
       .writes = "imported" },
     { .name = "export peft",
-      .args = { "export", "@/adapter", "--to", "peft", "--base", "@/base", "@/exported" },
+      .args = { "export", "@/adapter", "--to", "peft", "--base", "@/base", "@/exported", "--json" },
       .writes = "exported" },
     { .name = "export gguf",
       .args = { "export", "@/adapter", "--to", "gguf", "--base", "@/base", "@/adapter.gguf" },
@@ -49,12 +66,26 @@ const struct job jobs[] = {
       .args = { "export", "--gguf-base", "@/talker", "@/base.gguf" },
       .writes = "base.gguf" },
     { .name = "status", .args = { "status", "@/out" }, .goes_on = true, .varies = true },
+    { .name = "status json",
+      .args = { "status", "@/out", "--json" },
+      .goes_on = true,
+      .varies = true },
     { .name = "report",
-      .args = { "report", "@/out", "-o", "@/report.html" },
+      .args = { "report", "@/out", "-o", "@/report.html", "--json" },
       .writes = "report.html",
       .goes_on = true,
       .varies = true },
-    { .name = "env", .args = { "env", "--json" }, .varies = true },
+    { .name = "bench",
+      .args = { "bench", "base_model=@/base", "threads=1", "--quick", "--tokens", "8", "--json" },
+      .varies = true,
+      .rarely = 20 },
+    { .name = "bench ops",
+      .args = { "bench", "--ops", "--only", "adamw", "base_model=@/base", "threads=1", "--quick",
+                "--tokens", "8" },
+      .varies = true,
+      .rarely = 20 },
+    { .name = "env", .args = { "env" } },
+    { .name = "env json", .args = { "env", "--json" } },
 };
 const int n_job = sizeof jobs / sizeof *jobs;
 
@@ -156,29 +187,133 @@ bool job_expect(const struct scene *s, const struct job *job, const struct tree 
     return ok;
 }
 
+/* ---- comparing ---- */
+
+static int compare_lines(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Lines may stand in the order of their numbers. */
+static void sort_lines(char *text)
+{
+    const size_t size = strlen(text) + 1;
+    char **lines = tree_alloc(size * sizeof *lines), *copy = tree_text("%s", text), *rest = copy;
+    size_t n = 0;
+    for (char *line; (line = strsep(&rest, "\n")) != NULL;)
+        lines[n++] = line;
+    qsort(lines, n, sizeof *lines, compare_lines);
+    for (size_t i = 0; i < n; i++) {
+        const size_t length = strlen(lines[i]);
+        memcpy(text, lines[i], length);
+        text += length;
+        *text++ = i + 1 < n ? '\n' : '\0';
+    }
+    free(copy);
+    free(lines);
+}
+
+/* The text with each run of digits as one, and of blanks (columns are as wide as their numbers),
+ * and its lines sorted: what is never the same is left out; caller frees. */
+static char *mask_numbers(const char *text)
+{
+    static const char digits[] = "0123456789.";
+    char *masked = tree_alloc(strlen(text) + 1), *to = masked;
+    while (*text != '\0') {
+        const size_t n = *text == '.' ? 0 : strspn(text, digits), n_blank = strspn(text, " ");
+        *to++ = n > 0 ? '0' : *text;
+        text += n > 0 ? n : n_blank > 0 ? n_blank : 1;
+        if (n > 0 && text[0] == 'e' && (text[1] == '-' || text[1] == '+')) /* 1.5e-05 */
+            text += 2 + strspn(text + 2, digits);
+    }
+    sort_lines(masked);
+    return masked;
+}
+
+static bool is_alike(const struct job *job, const char *a, const char *b)
+{
+    if (!job->varies && !job->trains)
+        return strcmp(a, b) == 0;
+    char *x = mask_numbers(a), *y = mask_numbers(b);
+    const bool same = strcmp(x, y) == 0;
+    free(x);
+    free(y);
+    return same;
+}
+
+static bool is_compared(const struct job *job, const char *name)
+{
+    for (size_t i = 0; i < sizeof job->same / sizeof *job->same && job->same[i] != NULL; i++) {
+        if (strcmp(job->same[i], name) == 0)
+            return true;
+    }
+    return job->same[0] == NULL;
+}
+
+static void check_files(const struct scene *s, const struct job *job, const struct job_result *want,
+                        const struct landing *r, struct tally *t, const char *what)
+{
+    struct tree now = { 0 };
+    if (job->trains)
+        scene_check_done(s, t, what);
+    if (job->writes == NULL)
+        return;
+    read_written(s, job, &now);
+    for (size_t i = 0; i < want->written.n; i++) {
+        const struct tree_file *f = &want->written.files[i], *have = tree_find(&now, f->name);
+        const bool masked = job->varies && job->same[0] == NULL && !f->is_folder;
+        const bool same = masked ? have != NULL && is_alike(job, have->data, f->data)
+                                 : tree_same_file(&now, &want->written, f->name);
+        if (is_compared(job, f->name) && !same)
+            tally_bad(t, TALLY_SILENT, "%s: exit 0, but %s is not what is written undisturbed: %s",
+                      what, f->name, scene_message(r->err));
+    }
+    tree_free(&now);
+}
+
 void job_check(const struct scene *s, const struct job *job, const struct job_result *want,
                const struct landing *r, struct tally *t, const char *what)
 {
-    if (job->trains) {
-        scene_check_done(s, t, what);
-        return;
-    }
-    if (job->varies)
-        return;
-    if (strcmp(r->out, want->out) != 0)
+    if (!is_alike(job, r->out, want->out))
         tally_bad(t, TALLY_SILENT,
                   "%s: exit 0, but it does not print what it prints undisturbed: %s", what,
                   scene_message(r->err));
-    if (job->writes == NULL)
+    check_files(s, job, want, r, t, what);
+}
+
+void job_finish(const struct scene *s, const struct job *job, const struct job_result *want,
+                struct tally *t, const char *what)
+{
+    if (job->trains)
+        scene_finish(s, t, what);
+    if (!job->again)
         return;
-    struct tree now = { 0 };
-    read_written(s, job, &now);
-    for (size_t i = 0; i < want->written.n; i++) {
-        if (!tree_same_file(&now, &want->written, want->written.files[i].name))
-            tally_bad(t, TALLY_SILENT, "%s: exit 0, but %s is not what is written undisturbed: %s",
-                      what, want->written.files[i].name, scene_message(r->err));
+    struct job_line line;
+    struct landing r;
+    job_line(s, job, &line);
+    launch(&(struct launch){ .program = s->program, .args = line.args, .input = line.input }, &r);
+    if (r.code == 0)
+        check_files(s, job, want, &r, t, what);
+    else
+        tally_bad(t, TALLY_LOST, "%s: the same again ended with %d: %s", what, r.code,
+                  scene_message(r.err));
+    landing_free(&r);
+    job_line_free(&line);
+}
+
+const char *job_reason(const struct job *job, const char *err)
+{
+    static const char mark[] = "jambatune: ";
+    const char *found = NULL, *line = job->again ? err : scene_last_line(err);
+    while (line != NULL && *line != '\0') {
+        if (strncmp(line, mark, sizeof mark - 1) == 0 &&
+            strncmp(line + sizeof mark - 1, "note: ", 6) != 0 &&
+            strncmp(line + sizeof mark - 1, "warning: ", 9) != 0)
+            found = line;
+        line = strchr(line, '\n');
+        line = line != NULL ? line + 1 : NULL;
     }
-    tree_free(&now);
+    return found;
 }
 
 void job_result_free(struct job_result *result)

@@ -11,7 +11,10 @@ struct job {
     const char *input;    /* of stdin, likewise */
     bool trains;          /* writes out/, in which a run can be gone on with */
     bool goes_on;         /* needs a run in out/ that was stopped on its way */
-    bool varies;          /* what it prints is never the same twice */
+    bool varies;          /* the numbers in what it prints and writes are never the same twice */
+    bool again;           /* is gone on with by the same command; prints of more than one run */
+    int rarely;           /* takes long: one of so many cases is enough; 0: all are tried */
+    const char *same[6];  /* of a folder that it writes, the files that are compared; none: all */
 };
 
 extern const struct job jobs[];
@@ -46,6 +49,13 @@ bool job_expect(const struct scene *s, const struct job *job, const struct tree 
 /* Compares a run that said 0 with what was expected. */
 void job_check(const struct scene *s, const struct job *job, const struct job_result *want,
                const struct landing *r, struct tally *t, const char *what);
+
+/* Runs the job again after a failure, undisturbed, where that is how it is gone on with. */
+void job_finish(const struct scene *s, const struct job *job, const struct job_result *want,
+                struct tally *t, const char *what);
+
+/* The line of stderr that tells why a job failed, "jambatune: ..."; NULL: there is none. */
+const char *job_reason(const struct job *job, const char *err);
 void job_result_free(struct job_result *result);
 
 #endif

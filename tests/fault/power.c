@@ -1,9 +1,9 @@
-/* The power goes. Runs are recorded, one of them killed in the middle and gone on with; then the
- * folder is rebuilt as a disk may be found after any of their calls, with what was not synced kept,
- * dropped, torn at 512 or 4096 bytes, zeroed, mixed; names made or not. Each such folder must load
- * the newest checkpoint that was synced, or a later one, and that with its own bytes; every file
- * that is put in place by a name must be the old or the new; some of the folders are gone on with,
- * to the bytes of an undisturbed run.
+/* The power goes. Runs are recorded, one of them killed in the middle and gone on with, one stopped
+ * by a signal; then the folder is rebuilt as a disk may be found after any of their calls, with
+ * what was not synced kept, dropped, torn at 512 or 4096 bytes, zeroed, mixed; names made or not.
+ * Each such folder must load the newest checkpoint that was synced or said to be whole, or a later
+ * one, and that with its own bytes; every file that is put in place by a name must be the old or
+ * the new; some of the folders are gone on with, to the bytes of an undisturbed run.
  *
  *     power PROGRAM SHIM [--states N] [--seed S] [--resume-every N]
  */
@@ -29,25 +29,38 @@ struct power {
     struct tree saved[MAX_STEP]; /* checkpoint-N as it was put in place */
     uint64_t seed;
     int64_t resume_every;
+    double whole; /* seconds of an undisturbed run */
+    bool done;    /* the recorded run was: it exited with 0 */
 };
 
 /* ---- recording ---- */
 
-static void record(struct power *w, const char *log, const char *call, int64_t kill_at)
+enum way_to_end { END_DONE, END_KILLED, END_STOPPED };
+
+/* Killed after its write number kill_at, or stopped so many seconds after its beginning. False:
+ * that was too late, or too early for a checkpoint. */
+static bool record(struct power *w, const char *log, enum way_to_end end, int64_t kill_at,
+                   double stop_after)
 {
+    static const int codes[] = { [END_DONE] = 0, [END_KILLED] = 128 + SIGKILL, [END_STOPPED] = 75 };
     struct landing r;
     launch(&(struct launch){ .program = w->scene.program,
                              .args = ARGS("train", w->scene.recipe, w->output, "--resume"),
                              .shim = w->scene.shim,
                              .under = w->root,
                              .log = log,
-                             .call = call,
+                             .call = end == END_KILLED ? "write" : NULL,
                              .how = "killed",
-                             .at = kill_at },
+                             .at = kill_at,
+                             .signal = end == END_STOPPED ? SIGTERM : 0,
+                             .signal_after = stop_after },
            &r);
-    if (r.code != (kill_at > 0 ? 128 + SIGKILL : 0))
+    const bool other = end == END_STOPPED && (r.code == 0 || r.code == 128 + SIGTERM);
+    const bool in_time = end != END_STOPPED || scene_step_claimed(r.err, strlen(r.err)) > 0;
+    if (!other && r.code != codes[end])
         tree_die("the recorded run ends with %d: %s", r.code, r.err);
     landing_free(&r);
+    return in_time;
 }
 
 /* checkpoint-N as the program made it: when it gets its name, with nothing lost. */
@@ -68,15 +81,28 @@ static void keep_saved(struct power *w, int64_t i)
     free(prefix);
 }
 
-static void record_runs(struct power *w, int64_t kill_at)
+static void begin_anew(struct power *w, const char *log)
 {
-    char *log = scene_path(&w->scene, "log");
     tree_remove(log);
     tree_remove(w->root);
     tree_write(&(struct tree){ 0 }, w->root);
-    if (kill_at > 0)
-        record(w, log, "write", kill_at);
-    record(w, log, NULL, 0);
+}
+
+static void record_runs(struct power *w, enum way_to_end end, double u)
+{
+    char *log = scene_path(&w->scene, "log");
+    begin_anew(w, log);
+    if (end == END_KILLED)
+        record(w, log, END_KILLED, 20 + (int64_t)(u * 60), 0);
+    double after = w->whole * (0.3 + 0.7 * u);
+    for (int i = 0; end == END_STOPPED && !record(w, log, END_STOPPED, 0, after); i++) {
+        if (i == 40)
+            tree_die("the run is never stopped in time");
+        begin_anew(w, log);
+        after = w->whole * (i % 8 + 1) / 8;
+    }
+    if (end != END_STOPPED)
+        record(w, log, END_DONE, 0, 0);
     disk_log_load(&w->log, log, w->root);
     free(log);
     if (w->log.n < 50)
@@ -107,13 +133,18 @@ static void forget_runs(struct power *w)
 /* ---- checks ---- */
 
 /* Of checkpoints renamed within the prefix: the newest, and the newest whose name was synced
- * afterwards. */
+ * afterwards, or that was said to be whole. */
 static void steps_within(const struct power *w, int64_t prefix, int64_t *synced, int64_t *named)
 {
     int64_t waiting = 0;
     *synced = *named = 0;
     for (int64_t i = 0; i < prefix; i++) {
+        size_t n = 0;
+        const char *bytes = disk_written(&w->log, i, &n);
         const int64_t step = disk_saved_step(&w->log, i);
+        const int64_t claimed = bytes != NULL ? scene_step_claimed(bytes, n) : 0;
+        if (claimed > 0)
+            *synced = claimed;
         if (step > 0)
             waiting = *named = step;
         else if (waiting > 0 && disk_is_sync_of(&w->log, i, "out"))
@@ -206,7 +237,7 @@ static void try_state(struct power *w, const struct disk_loss *l)
     check_checkpoint(w, &found, l, what);
     check_files(w, &found, l, what);
     /* Exit 0 said that it was all there. */
-    if (l->prefix == w->log.n) {
+    if (l->prefix == w->log.n && w->done) {
         struct tree out = { 0 };
         char *folder = tree_text("%s/out", w->root);
         tree_read(&out, folder);
@@ -243,7 +274,7 @@ static void try_states(struct power *w, int64_t n)
                                .names = ways[way].names,
                                .block = ways[way].block,
                                .seed = w->seed * 1000003 + (uint64_t)i };
-        if (i < N_WAY) /* the run is done */
+        if (i < N_WAY || (!w->done && i % 2 == 0)) /* the run is done, or left */
             l.prefix = w->log.n;
         l.prefix = l.prefix > w->log.n ? w->log.n : l.prefix;
         try_state(w, &l);
@@ -268,13 +299,16 @@ int main(int argc, char **argv)
     w.root = scene_path(&w.scene, "disk");
     w.output = tree_text("output_dir=%s/out", w.root);
     const double begin = launch_clock();
-    for (int run = 0; run < 2; run++) {
-        const double u = rng_uniform(w.seed, RNG_INIT_WEIGHTS, 0, 0);
-        record_runs(&w, run == 0 ? 0 : 20 + (int64_t)(u * 60));
-        printf("%s run: %" PRId64 " records\n", run == 0 ? "straight" : "killed and resumed",
-               w.log.n);
+    static const char *const names[] = { "straight", "killed and resumed", "stopped" };
+    static const enum way_to_end ends[] = { END_DONE, END_KILLED, END_STOPPED };
+    for (int run = 0; run < 3; run++) {
+        const double u = rng_uniform(w.seed, RNG_INIT_WEIGHTS, 0, 0), start = launch_clock();
+        record_runs(&w, ends[run], u);
+        w.whole = run == 0 ? launch_clock() - start : w.whole;
+        w.done = ends[run] != END_STOPPED;
+        printf("%s run: %" PRId64 " records\n", names[run], w.log.n);
         fflush(stdout);
-        try_states(&w, (n_state + 1 - run) / 2);
+        try_states(&w, (n_state + 2 - run) / 3);
         forget_runs(&w);
     }
     printf("seed %" PRIu64 ": %.1f s\n", w.seed, launch_clock() - begin);

@@ -249,22 +249,30 @@ void scene_finish(const struct scene *s, struct tally *t, const char *what)
     landing_free(&r);
 }
 
-/* The step of the last event "saved" in out/metrics.jsonl: the program's own word. */
-static int64_t step_claimed(const struct scene *s)
+int64_t scene_step_claimed(const char *bytes, size_t n)
+{
+    static const char mark[] = "checkpoint-", after[] = " is whole";
+    int64_t step = 0;
+    for (size_t i = 0; i + sizeof mark - 1 < n; i++) {
+        if (memcmp(bytes + i, mark, sizeof mark - 1) != 0)
+            continue;
+        int64_t number = 0;
+        size_t at = i + sizeof mark - 1;
+        for (; at < n && bytes[at] >= '0' && bytes[at] <= '9'; at++)
+            number = 10 * number + (bytes[at] - '0');
+        if (n - at >= sizeof after - 1 && memcmp(bytes + at, after, sizeof after - 1) == 0)
+            step = number;
+    }
+    return step;
+}
+
+/* By out/metrics.jsonl. */
+static int64_t step_logged(const struct scene *s)
 {
     struct tree now = { 0 };
     tree_read(&now, s->out);
     const struct tree_file *f = tree_find(&now, "metrics.jsonl");
-    int64_t step = 0;
-    for (const char *at = f != NULL ? f->data : ""; (at = strstr(at, "\"saved\"")) != NULL; at++) {
-        const char *from = at;
-        while (from > f->data && from[-1] != '\n')
-            from--;
-        json_t *line = json_loadb(from, strcspn(from, "\n"), 0, NULL);
-        if (json_is_object(line))
-            step = json_integer_value(json_object_get(line, "step"));
-        json_decref(line);
-    }
+    const int64_t step = f != NULL ? scene_step_claimed(f->data, f->size) : 0;
     tree_free(&now);
     return step;
 }
@@ -274,7 +282,7 @@ int64_t scene_check_checkpoints(const struct scene *s, struct tally *t, int64_t 
 {
     struct checkpoint_list list = { 0 };
     struct err err = { 0 };
-    const int64_t claimed = step_claimed(s);
+    const int64_t claimed = step_logged(s);
     if (!checkpoint_list(s->out, &list, &err))
         tally_bad(t, TALLY_LOST, "%s: %s", what, err.text);
     for (int64_t i = 0; i < list.n; i++) {

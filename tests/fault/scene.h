@@ -41,6 +41,10 @@ void scene_check_done(const struct scene *s, struct tally *t, const char *what);
 int64_t scene_check_checkpoints(const struct scene *s, struct tally *t, int64_t least,
                                 const char *what);
 
+/* The N of the last "checkpoint-N is whole" in bytes[0..n), the word of a run that is stopped; 0:
+ * it is not there. */
+int64_t scene_step_claimed(const char *bytes, size_t n);
+
 const char *scene_last_line(const char *err);
 
 /* That, for messages; all of err where the environment has FAULT_TRACE, which shows the stack of

@@ -26,7 +26,7 @@ static struct {
     char under[4096];
     size_t n_under;
     int call; /* enum fault_call; FAULT_N_CALL: any */
-    int64_t at, made;
+    int64_t at;
     enum how how;
     int number; /* of errno.h */
     bool ever, trace, kill_after;
@@ -140,7 +140,7 @@ enum shim_action shim_before(enum fault_call call, const char *path)
     shim.kill_after = false;
     if (shim.at == 0 || (shim.call != FAULT_N_CALL && shim.call != (int)call))
         return SHIM_PASS;
-    const int64_t k = ++shim.made;
+    const int64_t k = __atomic_add_fetch(&shim.report->made, 1, __ATOMIC_RELAXED);
     if (k != shim.at && !(shim.ever && k > shim.at))
         return SHIM_PASS;
     note(call, path);

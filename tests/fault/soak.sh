@@ -67,15 +67,6 @@ piece() {
     rm -f "$log"
 }
 
-# 4: every allocation and every call fails, once and for ever.
-for job in validate preview explain plan eval generate 'generate chat' tokenize 'tokenize stdin' detokenize 'inspect base' \
-    'inspect adapter' lint import 'export peft' 'export gguf' 'export merged' 'export base' status report env; do
-    piece fault_allocations --all "$job"
-done
-piece fault_allocations --all train
-piece fault_allocations --all resume
-piece fault_calls --every 1
-
 # 1: kill -9: 10,000 at random, and at every call of five saves.
 for seed in 1 2 3 4 5 6 7 8 9 10; do
     piece fault_kills --kills 1000 --steps 0 --saves 0 --seed "$seed"
@@ -90,6 +81,15 @@ done
 # Signals: 1,000 instants each; 1,000 races for a folder.
 for seed in 1 2 3 4 5; do
     piece fault_signals --instants 200 --races 200 --seed "$seed"
+done
+
+# 4: every call and every allocation fails, once and for ever.
+piece fault_calls --every 1
+for job in validate 'validate json' preview 'preview json' explain 'explain json' plan 'plan json' eval generate \
+    'generate chat' tokenize 'tokenize stdin' detokenize 'inspect base' 'inspect adapter' 'inspect file' lint 'lint json' \
+    import 'export peft' 'export gguf' 'export merged' 'export base' status 'status json' report bench 'bench ops' env \
+    'env json' train resume sweep; do
+    piece fault_allocations --all "$job"
 done
 
 echo "$passed pieces passed, $failed failed"

@@ -30,14 +30,17 @@ void *tree_alloc(size_t n)
 
 char *tree_text(const char *format, ...)
 {
-    va_list args;
-    char text[8192];
+    va_list args, again;
     va_start(args, format);
-    const int n = vsnprintf(text, sizeof text, format, args);
+    va_copy(again, args);
+    const int n = vsnprintf(NULL, 0, format, args);
     va_end(args);
-    if (n < 0 || (size_t)n >= sizeof text)
-        tree_die("a text is too long");
-    return memcpy(tree_alloc((size_t)n + 1), text, (size_t)n + 1);
+    if (n < 0)
+        tree_die("a text cannot be formatted");
+    char *text = tree_alloc((size_t)n + 1);
+    vsnprintf(text, (size_t)n + 1, format, again);
+    va_end(again);
+    return text;
 }
 
 char *tree_load(const char *path, size_t *size)

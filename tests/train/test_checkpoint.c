@@ -3,10 +3,12 @@
 #include "tests/train/runs.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "finetune/train/checkpoint.h"
+#include "finetune/train/save.h"
 
 static const char *const files[] = { "adapter_config.json", "adapter_model.safetensors",
                                      "manifest.json", "recipe.yaml", "training_state.safetensors" };
@@ -242,6 +244,113 @@ static void a_replacing_that_was_cut_short_is_settled(void **state)
     tiny_scratch_remove(folder);
 }
 
+/* Linked with --wrap=renameat2: some file systems have no exchange. */
+int __real_renameat2(int a, const char *from, int b, const char *to, unsigned flags);
+int __wrap_renameat2(int a, const char *from, int b, const char *to, unsigned flags);
+static bool cannot_exchange;
+static int n_exchange;
+
+int __wrap_renameat2(int a, const char *from, int b, const char *to, unsigned flags)
+{
+    n_exchange++;
+    if (!cannot_exchange)
+        return __real_renameat2(a, from, b, to, flags);
+    errno = EINVAL;
+    return -1;
+}
+
+/* The last checkpoint of a run is written once more. */
+static void one_that_is_there_is_replaced_on_any_file_system(void **state)
+{
+    (void)state;
+    char *folder = runs_make("dense_mqa_tied"), *out = runs_path(folder, "out", "");
+    char *inside = runs_path(folder, "out", "checkpoint-3/notes");
+    for (int i = 0; i < 2; i++) {
+        struct run r;
+        struct err err = { 0 };
+        run_open(&r, folder, "out", KEYS("max_steps=3", "save_steps=1"));
+        assert_true(run_go(&r, NULL));
+        tiny_file_write(folder, "out/checkpoint-3/notes", "x", 1); /* the old one's */
+        cannot_exchange = i == 1;
+        n_exchange = 0;
+        r.t.saving = -1;
+        REQUIRE(trainer_save_checkpoint(&r.t, &err) && saver_finish(&r.t.saver, &err));
+        cannot_exchange = false;
+        assert_int_equal(n_exchange, 1);
+        run_close(&r);
+        expect_found(out, 3, NULL);
+        assert_false(file_exists(inside));
+        char *old = runs_path(folder, "out", "checkpoint-3.old");
+        assert_false(file_exists(old));
+        free(old);
+    }
+    free(inside);
+    free(out);
+    tiny_scratch_remove(folder);
+}
+
+/* ---- folders that are none, or not ours ---- */
+
+static void what_is_no_folder_is_told(void **state)
+{
+    (void)state;
+    char *folder = tiny_scratch_make(), *file = file_join(folder, "file"), *dir = NULL;
+    char message[ERR_TEXT_SIZE];
+    tiny_file_write(folder, "file", "x", 1);
+    for (int i = 0; i < 6; i++) {
+        struct err err = { 0 };
+        struct text notes = { 0 };
+        struct checkpoint_list list;
+        const bool ok = i == 0   ? checkpoint_list(file, &list, &err)
+                        : i == 1 ? checkpoint_find(file, &dir, &notes, &err)
+                        : i == 2 ? checkpoint_prune(file, 1, 1, &err)
+                        : i == 3 ? checkpoint_remove_all(file, &err)
+                        : i == 4 ? checkpoint_settle(file, &err)
+                                 : checkpoint_set_aside(file, 1, &err);
+        assert_false(ok);
+        tiny_message(message, &err, folder);
+        assert_string_equal(message, "DIR/file: is no folder; set another output_dir");
+        assert_int_equal(err.code, ERR_CANT_CREATE);
+        assert_null(dir);
+        text_free(&notes);
+    }
+    free(file);
+    tiny_scratch_remove(folder);
+}
+
+/* As another user: the checkpoint's own folder, or the one around it, is not to be written to. */
+static void what_cannot_be_removed_is_told(void **state)
+{
+    enum { NOBODY = 65534, ANYONE = 0777, OTHERS_READ = 0755 };
+    (void)state;
+    static const struct {
+        mode_t around, own;
+        const char *message;
+    } cases[] = {
+        { OTHERS_READ, OTHERS_READ, "DIR/checkpoint-1: cannot be removed: Permission denied" },
+        { ANYONE, OTHERS_READ, "DIR/checkpoint-1.tmp: cannot be removed: Permission denied" },
+        { ANYONE, 0700, "DIR/checkpoint-1.tmp: cannot be removed: Permission denied" },
+    };
+    const bool is_root = geteuid() == 0;
+    for (size_t i = 0; is_root && i < sizeof cases / sizeof *cases; i++) {
+        struct err err = { 0 };
+        char *folder = tiny_scratch_make(), *own = file_join(folder, "checkpoint-1");
+        char message[ERR_TEXT_SIZE];
+        assert_int_equal(mkdir(own, 0777), 0);
+        tiny_file_write(own, "file", "x", 1);
+        assert_true(chmod(own, cases[i].own) == 0 && chmod(folder, cases[i].around) == 0);
+        assert_int_equal(seteuid(NOBODY), 0);
+        const bool ok = checkpoint_remove_all(folder, &err);
+        assert_int_equal(seteuid(0), 0);
+        assert_false(ok);
+        tiny_message(message, &err, folder);
+        assert_string_equal(message, cases[i].message);
+        assert_int_equal(err.code, ERR_IO);
+        free(own);
+        tiny_scratch_remove(folder);
+    }
+}
+
 static void damaged_ones_alone_are_an_error(void **state)
 {
     (void)state;
@@ -335,6 +444,9 @@ int main(void)
         cmocka_unit_test(unfinished_ones_are_no_checkpoints_and_go_with_the_next),
         cmocka_unit_test(nothing_outside_is_removed),
         cmocka_unit_test(a_replacing_that_was_cut_short_is_settled),
+        cmocka_unit_test(one_that_is_there_is_replaced_on_any_file_system),
+        cmocka_unit_test(what_is_no_folder_is_told),
+        cmocka_unit_test(what_cannot_be_removed_is_told),
         cmocka_unit_test(damaged_ones_alone_are_an_error),
         cmocka_unit_test(a_run_goes_on_past_a_damaged_one),
         cmocka_unit_test(a_named_older_one_needs_the_newer_ones_moved_away),

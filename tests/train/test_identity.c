@@ -1,12 +1,8 @@
 /* What a checkpoint was made of, held against a run that goes on: what differs is named, and may
  * differ only where it always may or the user says so. */
-#include "tests/support/support.h"
-
-#include <stdlib.h>
-#include <string.h>
+#include "tests/train/runs.h"
 
 #include "finetune/train/identity.h"
-#include "kernels/core/text.h"
 
 /* Tables are written with ' for ". */
 static json_t *parse(const char *text)
@@ -137,11 +133,102 @@ static void only_some_names_may_be_allowed(void **state)
     }
 }
 
+/* ---- of runs ---- */
+
+/* As if the last of two checkpoints had never been written. */
+static void forget_newest(const char *folder)
+{
+    char *path = runs_path(folder, "out/checkpoint-6", "manifest.json");
+    assert_int_equal(remove(path), 0);
+    free(path);
+}
+
+#define AGAIN "save_steps=3", "overwrite_output_dir=false", "resume_from_checkpoint=auto"
+
+static void a_random_base_is_known_by_its_config(void **state)
+{
+    (void)state;
+    struct run r;
+    char *folder = runs_make("dense_mqa_tied"), base[600], other[600], *config = NULL;
+    size_t n = 0;
+    assert_true(
+        file_read("tests/fixtures/models/dense_mqa_tied/config.json", 1 << 16, &config, &n, NULL));
+    tiny_file_write(folder, "config.json", config, n);
+    snprintf(base, sizeof base, "base_model=random:%s/config.json", folder);
+    run_whole(folder, "straight", KEYS("save_steps=3", base));
+    run_whole(folder, "out", KEYS("save_steps=3", base));
+    forget_newest(folder);
+    run_whole(folder, "out", KEYS(AGAIN, base));
+    assert_true(runs_same_adapter(folder, "straight", "out"));
+    tiny_file_write(folder, "other.json", config, n - 1); /* a line's end less */
+    snprintf(other, sizeof other, "base_model=random:%s/other.json", folder);
+    assert_false(run_try_open(&r, folder, "out", KEYS(AGAIN, other)));
+    assert_non_null(strstr(r.err.text, "was made with another value of the base model: "));
+    run_close(&r);
+    free(config);
+    tiny_scratch_remove(folder);
+}
+
+/* The tiny model's weights behind a header of that many bytes, with one space of it another one. */
+static void write_padded(const char *path, size_t n_header, char space)
+{
+    char *bytes = NULL;
+    size_t n = 0, n_json = 0;
+    assert_true(file_read("tests/fixtures/models/dense_mqa_tied/model.safetensors", 1 << 24, &bytes,
+                          &n, NULL));
+    for (int i = 7; i >= 0; i--)
+        n_json = n_json << 8 | (unsigned char)bytes[i];
+    char *spaces = malloc(n_header);
+    FILE *f = fopen(path, "wb");
+    assert_true(spaces != NULL && f != NULL && n_header > n_json);
+    memset(spaces, ' ', n_header);
+    memcpy(spaces, bytes + 8, n_json);
+    spaces[n_json] = space;
+    for (int i = 0; i < 8; i++)
+        assert_true(fputc((int)(n_header >> 8 * i & 0xFF), f) != EOF);
+    assert_true(fwrite(spaces, 1, n_header, f) == n_header);
+    assert_true(fwrite(bytes + 8 + n_json, 1, n - 8 - n_json, f) == n - 8 - n_json);
+    assert_int_equal(fclose(f), 0);
+    free(spaces);
+    free(bytes);
+}
+
+/* Of a large file the head and samples are read. */
+static void a_large_file_is_known_by_its_head(void **state)
+{
+    enum { LARGE = 65 << 20 };
+    (void)state;
+    struct run r;
+    char *folder = runs_make("dense_mqa_tied"), base[600], *config = NULL;
+    char *path = runs_path(folder, "base", ""),
+         *weights = runs_path(folder, "base", "model.safetensors");
+    size_t n = 0;
+    assert_true(file_make_directory(path, NULL));
+    assert_true(
+        file_read("tests/fixtures/models/dense_mqa_tied/config.json", 1 << 16, &config, &n, NULL));
+    tiny_file_write(path, "config.json", config, n);
+    write_padded(weights, LARGE, ' ');
+    snprintf(base, sizeof base, "base_model=%s", path);
+    run_whole(folder, "out", KEYS("save_steps=3", base));
+    forget_newest(folder);
+    run_whole(folder, "out", KEYS(AGAIN, base));
+    write_padded(weights, LARGE, '\n');
+    assert_false(run_try_open(&r, folder, "out", KEYS(AGAIN, base)));
+    assert_non_null(strstr(r.err.text, "was made with another value of the base model: "));
+    run_close(&r);
+    free(config);
+    free(weights);
+    free(path);
+    tiny_scratch_remove(folder);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_differs_is_named),
         cmocka_unit_test(only_some_names_may_be_allowed),
+        cmocka_unit_test(a_random_base_is_known_by_its_config),
+        cmocka_unit_test(a_large_file_is_known_by_its_head),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

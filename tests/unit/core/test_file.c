@@ -87,6 +87,39 @@ static void a_folder_is_no_file(void **state)
     tiny_scratch_remove(folder);
 }
 
+static void a_path_is_resolved_through_links(void **state)
+{
+    (void)state;
+    char *folder = tiny_scratch_make(), *path = file_join(folder, "a.txt");
+    char *link = file_join(folder, "link"), *whole = NULL, *there = NULL;
+    struct err err = { 0 };
+    assert_true(file_resolve(link, &whole, &err));
+    assert_null(whole);
+    assert_true(file_write(path, "x", 1, &err));
+    assert_int_equal(symlink("a.txt", link), 0);
+    assert_true(file_resolve(path, &there, &err) && file_resolve(link, &whole, &err));
+    assert_string_equal(whole, there);
+    free(whole);
+    free(there);
+    free(link);
+    free(path);
+    tiny_scratch_remove(folder);
+}
+
+static void the_beginning_of_a_file_is_read(void **state)
+{
+    (void)state;
+    char *folder = tiny_scratch_make(), *path = file_join(folder, "a.txt"), text[5] = "old";
+    struct err err = { 0 };
+    file_read_start(path, text, sizeof text);
+    assert_string_equal(text, "");
+    assert_true(file_write(path, "beginning", 9, &err));
+    file_read_start(path, text, sizeof text);
+    assert_string_equal(text, "begi");
+    free(path);
+    tiny_scratch_remove(folder);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -94,6 +127,8 @@ int main(void)
         cmocka_unit_test(a_pipe_is_written_to_not_replaced),
         cmocka_unit_test(a_link_is_written_through),
         cmocka_unit_test(a_folder_is_no_file),
+        cmocka_unit_test(a_path_is_resolved_through_links),
+        cmocka_unit_test(the_beginning_of_a_file_is_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

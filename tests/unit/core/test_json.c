@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "kernels/core/json.h"
+#include "kernels/core/json_memory.h"
 
 static void malformed_text_is_named(void **state)
 {
@@ -116,6 +117,21 @@ static void running_out_of_memory_is_an_error_with_a_text(void **state)
     assert_in_range(n_memory, 5, n);
 }
 
+/* What was built with too little memory is not shown; what is built after it is. */
+static void a_value_that_lacks_something_is_no_text(void **state)
+{
+    (void)state;
+    json_t *value = json_pack("{s:i}", "a", 1);
+    assert_non_null(value);
+    json_memory_fail();
+    assert_null(json_to_text(value, 0));
+    char *text = json_to_text(value, 0);
+    assert_string_equal(text, "{\"a\": 1}");
+    assert_null(json_to_text(NULL, 0));
+    free(text);
+    json_decref(value);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -124,6 +140,7 @@ int main(void)
         cmocka_unit_test(text_that_would_fill_memory_is_refused),
         cmocka_unit_test(a_byte_order_mark_is_skipped),
         cmocka_unit_test(running_out_of_memory_is_an_error_with_a_text),
+        cmocka_unit_test(a_value_that_lacks_something_is_no_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

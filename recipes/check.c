@@ -118,6 +118,8 @@ void load_check(struct load *load, enum recipe_need need)
     r->data.seed = r->seed;
     exclude(load, r->data.train_on_inputs && r->data.train_on_last_turn_only, "train_on_inputs",
             "train_on_last_turn_only", "keep one");
+    exclude(load, r->self_check_steps > 0 && !r->deterministic, "self_check_steps", "deterministic",
+            "only steps that always come out the same can be compared: remove one");
     check_schedule(load);
     check_evaluation(load, need);
     if (need != RECIPE_NEED_NOTHING)

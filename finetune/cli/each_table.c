@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "finetune/cli/cli.h"
+#include "finetune/train/base_digest.h"
 #include "finetune/train/history.h"
 #include "kernels/core/file.h"
 #include "kernels/core/sha256.h"
@@ -69,8 +70,15 @@ static bool is_same_recipe(const struct each_run *run)
     return same;
 }
 
-/* Whether the data files that the run was made from are what they were: with others it is another
- * run, which goes on, or is refused with the file's name. */
+/* Whether the base and the data files that the run was made from are what they were: with others it
+ * is another run, which goes on, or is refused with what differs. */
+static bool is_same_base(const struct each_run *run, const struct history *h)
+{
+    const char *was = json_string_value(json_object_get(h->run, "base_sha256"));
+    char now[SHA256_HEX_SIZE];
+    return was == NULL || (base_digest(run->recipe.base_model, now, NULL) && strcmp(now, was) == 0);
+}
+
 static bool is_same_data(const struct history *h)
 {
     json_t *files = json_object_get(h->run, "files");
@@ -101,7 +109,7 @@ bool each_run_is_finished(struct each_run *run)
     const bool done = file_is_directory(run->folder) && history_read(&h, run->folder, &err) &&
                       h.life == HISTORY_DONE && has_file(run->folder, PEFT_CONFIG_NAME) &&
                       has_file(run->folder, PEFT_TENSORS_NAME) && is_same_recipe(run) &&
-                      is_same_data(&h);
+                      is_same_data(&h) && is_same_base(run, &h);
     if (done)
         take_history(run, &h);
     history_free(&h);

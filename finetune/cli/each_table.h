@@ -28,8 +28,8 @@ struct each_run {
  * changes nothing. */
 bool each_run_read(struct each_run *run, struct err *err);
 
-/* Whether the folder has the whole run of this recipe: finished, its adapter there, and the data
- * files are those that it was made from. */
+/* Whether the folder has the whole run of this recipe: finished, its adapter there, and the base
+ * and the data files are those that it was made from. */
 bool each_run_is_finished(struct each_run *run);
 
 void each_run_free(struct each_run *run);

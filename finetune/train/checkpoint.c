@@ -15,7 +15,7 @@
 #include "kernels/core/manifest.h"
 
 static const char prefix[] = "checkpoint-";
-static const char temporary[] = ".tmp", replaced[] = ".old", damaged[] = ".damaged";
+static const char temporary[] = ".tmp", replaced[] = ".replaced", damaged[] = ".damaged";
 
 /* What a manifest names, no more and no less. */
 static const char *const names[] = { PEFT_CONFIG_NAME, PEFT_TENSORS_NAME, "recipe.yaml",
@@ -156,6 +156,22 @@ void checkpoint_list_free(struct checkpoint_list *list)
     *list = (struct checkpoint_list){ 0 };
 }
 
+/* Whole, and of the step that its name says: names can be mixed up by hand. */
+static bool verify_named(const char *path, int64_t step, struct err *err)
+{
+    struct train_counters c;
+    struct plan_shape shape;
+    json_t *identity = NULL;
+    json_t *state = checkpoint_verify(path, err) ? state_read_json(path, err) : NULL;
+    const bool ok =
+        state != NULL && state_from_json(state, path, &c, &shape, &identity, err) &&
+        (c.step == step ||
+         err_set(err, ERR_DATA, "%s: is of step %" PRId64 ", not of the one it is named for", path,
+                 c.step));
+    json_decref(state);
+    return ok;
+}
+
 bool checkpoint_find(const char *output_dir, char **dir, struct text *notes, struct err *err)
 {
     *dir = NULL;
@@ -167,7 +183,7 @@ bool checkpoint_find(const char *output_dir, char **dir, struct text *notes, str
     for (int64_t i = 0; ok && i < list.n && !found; i++) {
         char *path = checkpoint_path(output_dir, list.steps[i]);
         why = (struct err){ 0 };
-        found = path != NULL && checkpoint_verify(path, &why);
+        found = path != NULL && verify_named(path, list.steps[i], &why);
         ok = path != NULL || err_no_memory(err, output_dir);
         /* What failed otherwise says nothing of the file. */
         if (ok && !found && why.code != ERR_DATA && why.code != ERR_NO_INPUT)
@@ -182,8 +198,9 @@ bool checkpoint_find(const char *output_dir, char **dir, struct text *notes, str
     }
     if (ok && !found && list.n > 0)
         ok = err_set(err, ERR_DATA,
-                     "%s: none of its %" PRId64 " checkpoints is whole; the oldest: %s", output_dir,
-                     list.n, why.text);
+                     "%s: none of its %" PRId64
+                     " checkpoints is whole; --overwrite begins anew. The oldest: %s",
+                     output_dir, list.n, why.text);
     checkpoint_list_free(&list);
     return ok;
 }
@@ -234,9 +251,9 @@ bool checkpoint_remove_all(const char *output_dir, struct err *err)
     struct checkpoint_list list;
     if (!checkpoint_list(output_dir, &list, err))
         return false;
-    const bool ok = remove_listed(output_dir, &list, 0, -1, err) &&
-                    remove_ended(output_dir, temporary, err) &&
-                    remove_ended(output_dir, damaged, err);
+    const bool ok =
+        remove_listed(output_dir, &list, 0, -1, err) && remove_ended(output_dir, temporary, err) &&
+        remove_ended(output_dir, replaced, err) && remove_ended(output_dir, damaged, err);
     checkpoint_list_free(&list);
     return ok;
 }
@@ -267,6 +284,8 @@ static bool sync_folder_of(const char *path, struct err *err)
  * exchanged in one piece; where the file system cannot, the old one goes first. */
 static bool replace(const char *partial, const char *path, struct err *err)
 {
+    if (!checkpoint_verify(partial, err))
+        return false;
     if (renameat2(AT_FDCWD, partial, AT_FDCWD, path, RENAME_EXCHANGE) == 0)
         return sync_folder_of(path, err) && remove_folder(partial, err);
     char *old = text_format("%s%s", path, replaced);
@@ -274,7 +293,7 @@ static bool replace(const char *partial, const char *path, struct err *err)
     ok = ok && remove_folder(old, err);
     if (ok && (rename(path, old) != 0 || rename(partial, path) != 0))
         ok = err_set(err, ERR_IO, "%s: cannot be replaced: %s", path, strerror(errno));
-    ok = ok && remove_folder(old, err);
+    ok = ok && sync_folder_of(path, err) && remove_folder(old, err);
     free(old);
     return ok;
 }
@@ -308,11 +327,14 @@ static bool settle_one(const char *output_dir, int64_t step, struct err *err)
 {
     char *path = checkpoint_path(output_dir, step);
     char *old = path == NULL ? NULL : text_format("%s%s", path, replaced);
+    struct err why = { 0 };
     bool ok = old != NULL || err_no_memory(err, output_dir);
-    if (ok && file_exists(path))
-        ok = remove_folder(old, err);
-    else if (ok && rename(old, path) != 0)
+    if (ok && file_exists(path)) {
+        if (checkpoint_verify(path, &why)) /* else the old one is worth keeping */
+            ok = remove_folder(old, err);
+    } else if (ok && rename(old, path) != 0) {
         ok = err_set(err, ERR_IO, "%s: cannot be renamed: %s", old, strerror(errno));
+    }
     free(old);
     free(path);
     return ok;
@@ -341,7 +363,7 @@ bool checkpoint_set_aside(const char *output_dir, int64_t step, struct err *err)
         char *aside = path == NULL ? NULL : text_format("%s%s", path, damaged);
         ok = aside != NULL || err_no_memory(err, output_dir);
         struct err why = { 0 };
-        const bool whole = ok && checkpoint_verify(path, &why);
+        const bool whole = ok && verify_named(path, list.steps[i], &why);
         if (ok && !whole && why.code != ERR_DATA && why.code != ERR_NO_INPUT)
             ok = err_set(err, why.code, "%s", why.text);
         if (whole)

@@ -50,8 +50,9 @@ static json_t *data_facts(const struct train_data *d)
                      "validation_documents", (json_int_t)d->n_validation);
 }
 
-/* The data files with their digests, which tell a sweep whether a finished run is still one. */
-static bool put_files(json_t *facts, json_t *identity)
+/* The base's digest and the data files with theirs, which tell a sweep whether a finished run is
+ * still one. */
+static bool put_origins(json_t *facts, json_t *identity)
 {
     static const char *const lists[] = { "files", "validation_files" };
     json_t *parts = json_object_get(identity, "parts"), *all = json_array();
@@ -60,7 +61,8 @@ static bool put_files(json_t *facts, json_t *identity)
         json_t *files = json_object_get(parts, lists[i]);
         ok = files == NULL || json_array_extend(all, files) == 0;
     }
-    return json_object_set_new(facts, "files", all) == 0 && ok;
+    return json_object_set_new(facts, "files", all) == 0 && ok &&
+           json_object_set(facts, "base_sha256", json_object_get(parts, "base_model")) == 0;
 }
 
 json_t *train_facts(const struct trainer *t)
@@ -82,7 +84,7 @@ json_t *train_facts(const struct trainer *t)
                   recompute_name(t->shape.recompute), "plan_bytes", (json_int_t)t->bytes.total,
                   "adapted", adapted_rows(e), "adapter_parameters", (json_int_t)e->adapter.n_param,
                   "data", data_facts(&t->data), "logging_steps", (json_int_t)r->logging_steps);
-    if (facts != NULL && !put_files(facts, t->identity)) {
+    if (facts != NULL && !put_origins(facts, t->identity)) {
         json_decref(facts);
         return NULL;
     }

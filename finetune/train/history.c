@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "finetune/train/output.h"
 #include "kernels/core/file.h"
 #include "kernels/core/json.h"
 #include "kernels/core/text.h"
@@ -373,11 +374,9 @@ static bool read_run(struct history *h, bool *found, struct err *err)
 }
 
 /* Who holds the lock, as far as the file says: a run writes it after it took the lock. */
-static bool read_holder(struct history *h, int fd, struct err *err)
+static bool read_holder(struct history *h, const char *bytes, size_t n, struct err *err)
 {
-    char bytes[4096];
-    const ssize_t n = pread(fd, bytes, sizeof bytes, 0);
-    json_t *holder = n > 0 ? json_loadb(bytes, (size_t)n, 0, NULL) : NULL;
+    json_t *holder = n > 0 ? json_loadb(bytes, n, 0, NULL) : NULL;
     const char *host = json_string_value(json_object_get(holder, "host"));
     free(h->host);
     h->pid = json_integer_value(json_object_get(holder, "pid"));
@@ -385,6 +384,19 @@ static bool read_holder(struct history *h, int fd, struct err *err)
     const bool ok = host == NULL || h->host != NULL;
     json_decref(holder);
     return ok || err_no_memory(err, h->dir);
+}
+
+/* Where the file system has no locks a file stands for them. */
+static bool probe_exclusive(struct history *h, struct err *err)
+{
+    char *text = NULL;
+    bool ok = true;
+    if (output_exclusive_held(h->dir, &text)) {
+        h->life = HISTORY_ALIVE;
+        ok = read_holder(h, text, strlen(text), err);
+    }
+    free(text);
+    return ok;
 }
 
 /* A lock that cannot be shared is held. It is given back at once, and by no way can this keep a run
@@ -407,9 +419,14 @@ static bool probe_lock(struct history *h, bool *found, struct err *err)
     }
     free(path);
     bool ok = true;
-    if (flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    const bool is_free = flock(fd, LOCK_SH | LOCK_NB) == 0;
+    if (!is_free && errno == EWOULDBLOCK) {
+        char bytes[4096];
+        const ssize_t n = pread(fd, bytes, sizeof bytes, 0);
         h->life = HISTORY_ALIVE;
-        ok = read_holder(h, fd, err);
+        ok = read_holder(h, bytes, n > 0 ? (size_t)n : 0, err);
+    } else if (!is_free) {
+        ok = probe_exclusive(h, err);
     }
     close(fd);
     return ok;

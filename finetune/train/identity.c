@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "finetune/model/shards.h"
+#include "finetune/train/base_digest.h"
 #include "kernels/core/file.h"
 #include "kernels/core/sha256.h"
 #include "kernels/cuda/load.h"
@@ -76,65 +76,23 @@ static bool is_among(const char *name, const char *const *list, size_t n)
 
 /* ---- digests ---- */
 
-enum { WHOLE = 1 << 26, HEAD = 1 << 20, SAMPLE = 1 << 12, N_SAMPLE = 256 };
-
 static void add_text(struct sha256 *sum, const char *text)
 {
     sha256_update(sum, text, strlen(text) + 1);
 }
 
-/* A file by name, size and content, or samples of it. */
+/* A file by name and content. */
 static bool add_file(struct sha256 *sum, const char *folder, const char *name, struct err *err)
 {
-    struct file_map map;
-    char *path = file_join(folder, name), size[32];
-    const bool ok = (path != NULL || err_no_memory(err, folder)) && file_map_open(path, &map, err);
+    char hex[SHA256_HEX_SIZE];
+    char *path = file_join(folder, name);
+    const bool ok =
+        (path != NULL || err_no_memory(err, folder)) && sha256_file(path, hex, NULL, err);
     free(path);
-    if (!ok)
-        return false;
-    snprintf(size, sizeof size, "%zu", map.size);
-    add_text(sum, name);
-    add_text(sum, size);
-    if (map.size <= WHOLE) {
-        sha256_update(sum, map.data, map.size);
-    } else {
-        sha256_update(sum, map.data, HEAD);
-        for (size_t i = 0; i < N_SAMPLE; i++)
-            sha256_update(sum, map.data + (map.size - SAMPLE) / (N_SAMPLE - 1) * i, SAMPLE);
+    if (ok) {
+        add_text(sum, name);
+        add_text(sum, hex);
     }
-    file_map_close(&map);
-    return true;
-}
-
-/* The config and the weights of a folder: what else lies there is no part of the base. */
-static bool add_base(struct sha256 *sum, const char *folder, const struct jamba_config *config,
-                     struct err *err)
-{
-    struct shards shards = { 0 }; /* sorted by name */
-    bool ok =
-        add_file(sum, folder, "config.json", err) && shards_open(&shards, folder, config, err);
-    for (int64_t i = 0; ok && i < shards.n_file; i++)
-        ok = add_file(sum, folder, strrchr(shards.paths[i], '/') + 1, err);
-    shards_close(&shards);
-    return ok;
-}
-
-static bool base_digest(const struct recipe *recipe, const struct engine *e,
-                        char hex[SHA256_HEX_SIZE], struct err *err)
-{
-    struct sha256 sum;
-    sha256_init(&sum);
-    char *folder = NULL, *config = NULL;
-    bool ok = weights_locate(recipe->base_model, &folder, &config, err);
-    if (ok && folder == NULL) { /* random: its seed is a key of the recipe */
-        ok = sha256_file(config, hex, NULL, err);
-        add_text(&sum, hex);
-    } else if (ok) {
-        ok = add_base(&sum, folder, weights_config(e->weights), err);
-    }
-    free(folder);
-    free(config);
-    sha256_end(&sum, hex);
     return ok;
 }
 
@@ -269,8 +227,8 @@ static bool put_parts(json_t *parts, const struct recipe *recipe, const struct e
     char validation[SHA256_HEX_SIZE], adapter[SHA256_HEX_SIZE], start[SHA256_HEX_SIZE];
     char program[SHA256_HEX_SIZE], batch[32];
     struct text kernels = { 0 };
-    bool ok = base_digest(recipe, e, base, err) && tokenizer_digest(recipe, tokenizer, err) &&
-              start_digest(recipe, start, err) &&
+    bool ok = base_digest(recipe->base_model, base, err) &&
+              tokenizer_digest(recipe, tokenizer, err) && start_digest(recipe, start, err) &&
               sha256_file("/proc/self/exe", program, NULL, err) &&
               describe_kernels(recipe, &e->be, &kernels, err);
     if (ok) {

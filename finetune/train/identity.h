@@ -2,8 +2,7 @@
  * only where none of it has changed, or where the user has said what may.
  *
  * A JSON object: "recipe" has every key's value as text; "parts" has digests and names:
- *   base_model     SHA-256 of config.json and the weights' files: of those above 64 MiB their size,
- *                  their first MiB (the header) and 4 KiB every 1/256 of them
+ *   base_model     finetune/train/base_digest.h
  *   tokenizer      of tokenizer.json and tokenizer_config.json
  *   documents      of all token ids and targets and which are trained on; the same for validation
  *   files          path and SHA-256 of each data file, to name the one that changed; those of a

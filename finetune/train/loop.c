@@ -93,13 +93,15 @@ static bool apply(struct trainer *t, struct train_step *s, struct err *err)
     const double factor = schedule_factor(&t->schedule, t->state.step);
     s->learning_rate = factor * t->recipe->learning_rate;
     s->grad_norm = optim_grad_norm(&t->engine.be, &t->engine.adapter);
+    const bool checked = self_check_due(t);
+    if (checked && !self_check_norm(t, s->grad_norm, err))
+        return false;
     s->applied = isfinite(s->loss) && isfinite(s->grad_norm);
     if (!s->applied) {
         t->state.n_nonfinite++;
         return true;
     }
     const double clip = optim_clip(t->recipe->max_grad_norm, s->grad_norm);
-    const bool checked = self_check_due(t);
     if (checked && !self_check_begin(t, err))
         return false;
     t->state.n_applied++;

@@ -35,8 +35,9 @@ struct trainer {
     int64_t n_step;
     /* Where it goes on from. */
     json_t *identity;
-    char *resumed;       /* the checkpoint's folder; NULL: a new run */
-    struct text notes;   /* what there is to say of opening it, a line each */
+    char *resumed;     /* the checkpoint's folder; NULL: a new run */
+    char *best_from;   /* where its best adapter is to be copied from; NULL: it is here, or none */
+    struct text notes; /* what there is to say of opening it, a line each */
     struct text changes; /* what differs from the checkpoint by leave, a line each */
     /* Running. */
     struct train_counters state;

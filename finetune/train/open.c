@@ -159,7 +159,9 @@ static bool choose_checkpoint(struct trainer *t, struct err *err)
     if (from == NULL)
         return trainer_check_empty(t, err);
     if (strcmp(from, "auto") == 0)
-        return checkpoint_find(r->output_dir, &t->resumed, &t->notes, err);
+        return checkpoint_settle(r->output_dir, err) &&
+               checkpoint_find(r->output_dir, &t->resumed, &t->notes, err) &&
+               (t->resumed != NULL || trainer_check_unfinished(t, err));
     if (!file_is_directory(from))
         return err_set(err, ERR_NO_INPUT,
                        "resume_from_checkpoint: %s: is no folder; expected a checkpoint-N, or "
@@ -170,6 +172,23 @@ static bool choose_checkpoint(struct trainer *t, struct err *err)
     t->resumed = text_copy(from);
     return (t->resumed != NULL || err_no_memory(err, from)) && checkpoint_verify(from, err) &&
            is_own(t, from, &own, err) && (own || trainer_check_empty(t, err));
+}
+
+/* Whether there is something left to do, as far as something was changed. */
+static bool check_left(const struct trainer *t, struct err *err)
+{
+    if (t->state.step > t->n_step)
+        return err_set(err, ERR_RECIPE,
+                       "%s: is of step %" PRId64 ", but the run has only %" PRId64
+                       "; raise max_steps or num_epochs",
+                       t->resumed, t->state.step, t->n_step);
+    if (t->state.step < t->n_step || t->changes.len == 0)
+        return true;
+    return err_set(
+        err, ERR_RECIPE,
+        "%s: is of the last step: no step is left to be run with %.*s; set it back, or raise "
+        "max_steps or num_epochs",
+        t->resumed, (int)strcspn(t->changes.data, "\n"), t->changes.data);
 }
 
 /* Counters and shape of the checkpoint, after comparing what it was made of. */
@@ -185,12 +204,7 @@ static bool read_checkpoint(struct trainer *t, const char *allow_change, struct 
         return false;
     if (!own)
         t->state.log_bytes = 0; /* of another folder's log */
-    if (t->state.step > t->n_step)
-        return err_set(err, ERR_RECIPE,
-                       "%s: is of step %" PRId64 ", but the run has only %" PRId64
-                       "; raise max_steps or num_epochs",
-                       t->resumed, t->state.step, t->n_step);
-    return true;
+    return check_left(t, err) && trainer_find_best(t, own, err);
 }
 
 /* A folder that is there is locked now, another when the run begins: what is refused before writes
@@ -198,10 +212,8 @@ static bool read_checkpoint(struct trainer *t, const char *allow_change, struct 
 static bool resume(struct trainer *t, const char *allow_change, struct err *err)
 {
     const char *dir = t->recipe->output_dir;
-    if (file_is_directory(dir) &&
-        (!output_lock(&t->output, dir, err) || !checkpoint_settle(dir, err)))
-        return false;
-    if (!choose_checkpoint(t, err) || (t->resumed == NULL && !trainer_check_unfinished(t, err)))
+    if ((file_is_directory(dir) && !output_lock(&t->output, dir, err)) ||
+        !choose_checkpoint(t, err))
         return false;
     t->identity = identity_of(t->recipe, &t->engine, &t->data, err);
     return t->identity != NULL && (t->resumed == NULL || read_checkpoint(t, allow_change, err));
@@ -264,6 +276,7 @@ void trainer_close(struct trainer *t)
     text_free(&t->notes);
     text_free(&t->changes);
     free(t->resumed);
+    free(t->best_from);
     free(t->check);
     if (t->recipe != NULL)
         output_unlock(&t->output);

@@ -1,3 +1,4 @@
+#define _GNU_SOURCE /* renameat2 */
 #include "finetune/train/output.h"
 
 #include <dirent.h>
@@ -98,14 +99,12 @@ static bool refuse(const char *dir, const char *path, struct err *err)
 
 /* ---- without locks ---- */
 
-/* Whether the process that an exclusive file names is gone: only this machine since its last start
- * can tell. */
-static bool is_gone(const char *path)
+/* Whether the process that an exclusive file's text names is gone: only this machine since its last
+ * start can tell. */
+static bool names_gone(const char *text, size_t n, const char *path)
 {
-    char *text = NULL, host[OUTPUT_HOST_SIZE], boot[64];
-    size_t n = 0;
-    json_t *holder =
-        file_read(path, LOCK_LIMIT, &text, &n, NULL) ? json_parse(text, n, path, NULL) : NULL;
+    char host[OUTPUT_HOST_SIZE], boot[64];
+    json_t *holder = text != NULL ? json_parse(text, n, path, NULL) : NULL;
     const char *its_host = json_string_value(json_object_get(holder, "host"));
     const char *its_boot = json_string_value(json_object_get(holder, "boot"));
     const json_int_t pid = json_integer_value(json_object_get(holder, "pid"));
@@ -116,13 +115,56 @@ static bool is_gone(const char *path)
         gone =
             strcmp(boot, its_boot) != 0 || (pid > 0 && kill((pid_t)pid, 0) != 0 && errno == ESRCH);
     json_decref(holder);
+    return gone;
+}
+
+static bool is_gone(const char *path)
+{
+    char *text = NULL;
+    size_t n = 0;
+    const bool gone = file_read(path, LOCK_LIMIT, &text, &n, NULL) && names_gone(text, n, path);
     free(text);
     return gone;
 }
 
+bool output_exclusive_held(const char *dir, char **text)
+{
+    char *path = text_format("%s/%s.exclusive", dir, OUTPUT_LOCK_NAME);
+    size_t n = 0;
+    *text = NULL;
+    const bool held = path != NULL && file_exists(path) &&
+                      file_read(path, LOCK_LIMIT, text, &n, NULL) && !names_gone(*text, n, path);
+    free(path);
+    return held;
+}
+
+/* Puts the file there with its text in it, in one step, or not at all: a disk that is full or a
+ * kill must not leave one that names nobody. Returns it open; -1, with errno set, when it is there
+ * (EEXIST) or for another reason. */
+static int create_exclusive(const char *path, const char *text)
+{
+    char *partial = text_format("%s.%ld", path, (long)getpid());
+    if (partial == NULL)
+        return -1;
+    int fd = open(partial, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    bool ok = fd >= 0 && write_all(fd, partial, text, NULL) && fsync(fd) == 0;
+    if (ok && link(partial, path) != 0) /* where there are no links, renaming does as well */
+        ok = errno != EEXIST && renameat2(AT_FDCWD, partial, AT_FDCWD, path, RENAME_NOREPLACE) == 0;
+    const int why = errno;
+    if (fd >= 0)
+        unlink(partial);
+    if (fd >= 0 && !ok) {
+        close(fd);
+        fd = -1;
+    }
+    free(partial);
+    errno = why;
+    return fd;
+}
+
 /* The file of a run that is gone is removed by one process at a time: of two that saw the same dead
  * one, the second must not remove what the first has put in its place. */
-static bool take_over(const char *path, int *fd, struct err *err)
+static bool take_over(const char *path, const char *text, int *fd, struct err *err)
 {
     char *turn = text_format("%s.takeover", path);
     if (turn == NULL)
@@ -130,7 +172,7 @@ static bool take_over(const char *path, int *fd, struct err *err)
     const int mine = open(turn, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (mine >= 0) {
         if (is_gone(path) && unlink(path) == 0)
-            *fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+            *fd = create_exclusive(path, text);
         close(mine);
         unlink(turn);
     }
@@ -138,32 +180,34 @@ static bool take_over(const char *path, int *fd, struct err *err)
     return true;
 }
 
+static bool refuse_exclusive(const char *dir, const char *path, struct err *err)
+{
+    struct err in_use = { 0 };
+    refuse(dir, path, &in_use);
+    return err_set(err, ERR_CANT_CREATE,
+                   "%s. Locks do not work there: if that run is dead, remove %s and %s.takeover",
+                   in_use.text, path, path);
+}
+
 static bool lock_exclusive(struct output *o, const char *dir, const char *text, struct err *err)
 {
     char *path = text_format("%s/%s.exclusive", dir, OUTPUT_LOCK_NAME);
     if (path == NULL)
         return err_no_memory(err, dir);
-    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    o->held = create_exclusive(path, text);
     const int why = errno;
-    bool ok = fd >= 0;
-    if (!ok && why != EEXIST)
-        err_set(err, ERR_CANT_CREATE, "%s: cannot be created: %s", path, strerror(why));
-    else if (!ok && (!is_gone(path) || take_over(path, &fd, err)) && fd < 0) {
-        struct err in_use = { 0 };
-        refuse(dir, path, &in_use);
-        err_set(err, ERR_CANT_CREATE,
-                "%s. Locks do not work there: if that run is dead, remove %s and %s.takeover",
-                in_use.text, path, path);
-    }
-    if (fd >= 0) {
-        ok = write_all(fd, path, text, err);
-        close(fd);
-    }
-    if (ok)
+    if (o->held < 0 && why != EEXIST)
+        err_set(err,
+                why == ENOSPC || why == EDQUOT || why == EFBIG || why == EIO ? ERR_IO
+                                                                             : ERR_CANT_CREATE,
+                "%s: cannot be created: %s", path, strerror(why));
+    else if (o->held < 0 && (!is_gone(path) || take_over(path, text, &o->held, err)) && o->held < 0)
+        refuse_exclusive(dir, path, err);
+    if (o->held >= 0)
         o->exclusive = path;
     else
         free(path);
-    return ok;
+    return o->held >= 0;
 }
 
 /* ---- the lock ---- */
@@ -213,11 +257,22 @@ bool output_lock(struct output *o, const char *dir, struct err *err)
     return ok;
 }
 
+/* Whether the exclusive file is the one that this run has put there. */
+static bool has_exclusive(const struct output *o)
+{
+    struct stat held, there;
+    if (stat(o->exclusive, &there) != 0)
+        return errno != ENOENT;
+    return fstat(o->held, &held) == 0 && held.st_ino == there.st_ino && held.st_dev == there.st_dev;
+}
+
 void output_unlock(struct output *o)
 {
-    if (o->exclusive != NULL)
+    if (o->exclusive != NULL && has_exclusive(o))
         unlink(o->exclusive);
     free(o->exclusive);
+    if (o->held >= 0)
+        close(o->held);
     if (o->lock >= 0)
         close(o->lock);
     *o = OUTPUT_NONE;
@@ -225,15 +280,20 @@ void output_unlock(struct output *o)
 
 /* ---- while it runs ---- */
 
-/* Whether the lock's file is the one that is held. */
-static bool has_lock(const struct output *o, const char *path)
+/* What has become of the lock's file. */
+enum lock_fate { LOCK_HELD, LOCK_REMOVED, LOCK_MOVED };
+
+static enum lock_fate lock_fate(const struct output *o, const char *dir, const char *path)
 {
     struct stat held, there;
-    if (o->exclusive != NULL && access(o->exclusive, F_OK) != 0 && errno == ENOENT)
-        return false;
-    if (fstat(o->lock, &held) != 0 || (stat(path, &there) != 0 && errno != ENOENT))
-        return true; /* nothing is known: not a reason to end a run */
-    return stat(path, &there) == 0 && held.st_ino == there.st_ino && held.st_dev == there.st_dev;
+    const bool found = stat(path, &there) == 0;
+    if (fstat(o->lock, &held) != 0 || (!found && errno != ENOENT))
+        return LOCK_HELD; /* nothing is known: not a reason to end a run */
+    const bool same = found && held.st_ino == there.st_ino && held.st_dev == there.st_dev;
+    if (same && (o->exclusive == NULL || has_exclusive(o)))
+        return LOCK_HELD;
+    /* The file is somewhere: its folder went with it. */
+    return (!same && held.st_nlink > 0) || !file_is_directory(dir) ? LOCK_MOVED : LOCK_REMOVED;
 }
 
 bool output_check(struct output *o, const char *dir, struct err *err)
@@ -241,17 +301,23 @@ bool output_check(struct output *o, const char *dir, struct err *err)
     char *path = file_join(dir, OUTPUT_LOCK_NAME);
     if (path == NULL)
         return err_no_memory(err, dir);
-    bool ok = has_lock(o, path);
+    const enum lock_fate fate = lock_fate(o, dir, path);
     free(path);
-    if (ok)
+    if (fate == LOCK_HELD)
         return true;
+    if (fate == LOCK_MOVED)
+        return err_set(err, ERR_IO,
+                       "%s: was moved or removed while the run was going; nothing more is written. "
+                       "--resume goes on from the last checkpoint in it",
+                       dir);
     struct output again = OUTPUT_NONE;
-    if (o->exclusive != NULL)
-        unlink(o->exclusive); /* ours, or not there */
-    ok = output_lock(&again, dir, err);
-    if (!ok)
+    if (o->exclusive != NULL && has_exclusive(o))
+        unlink(o->exclusive); /* it would be in our own way */
+    if (!output_lock(&again, dir, err))
         return err_prefix(err, "%s was removed while the run was going", OUTPUT_LOCK_NAME);
     free(o->exclusive);
+    if (o->held >= 0)
+        close(o->held);
     close(o->lock);
     *o = again;
     return true;

@@ -19,8 +19,9 @@
 struct output {
     int lock;        /* -1: none */
     char *exclusive; /* the file that stands for the lock where the file system has none */
+    int held;        /* that file, open, so that no other can have its inode; -1: none */
 };
-#define OUTPUT_NONE ((struct output){ .lock = -1 })
+#define OUTPUT_NONE ((struct output){ .lock = -1, .held = -1 })
 
 /* Makes the folder, and takes dir/run.lock, which the kernel frees with the process; where the file
  * system has no locks, dir/run.lock.exclusive, which names host, boot and process and gives way
@@ -29,11 +30,16 @@ bool output_lock(struct output *o, const char *dir, struct err *err);
 void output_unlock(struct output *o);
 
 /* Whether the folder is still this run's, before something is written: a lock's file that was
- * removed by hand is made again. ERR_CANT_CREATE when another run has taken the folder by then. */
+ * removed by hand is made again. ERR_CANT_CREATE when another run has taken the folder by then,
+ * ERR_IO when the folder was moved or removed. */
 bool output_check(struct output *o, const char *dir, struct err *err);
 
 /* Removes what a killed run left of half-written files of its own, in dir and dir/best. */
 bool output_clear_temporaries(const char *dir, struct err *err);
+
+/* Whether dir/run.lock.exclusive names a run that may be alive; its text into *text (or NULL),
+ * which the caller frees. */
+bool output_exclusive_held(const char *dir, char **text);
 
 /* dir/run.json, whole or as it was. Takes facts over. */
 bool output_write_facts(const char *dir, json_t *facts, struct err *err);

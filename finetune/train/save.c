@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "kernels/core/file.h"
 #include "kernels/core/sha256.h"
@@ -86,17 +87,15 @@ bool trainer_save_adapter(struct trainer *t, struct err *err)
     return save_into(t, t->recipe->output_dir, err);
 }
 
-/* Of best/'s tensors; "" when they are not there. */
-static bool best_digest(const struct trainer *t, char hex[SHA256_HEX_SIZE], struct err *err)
+/* Of the tensors in a folder; "" when there are none. */
+static bool tensors_digest(const char *dir, char hex[SHA256_HEX_SIZE], struct err *err)
 {
-    char *dir = best_folder(t, err);
-    char *path = dir == NULL ? NULL : file_join(dir, PEFT_TENSORS_NAME);
-    bool ok = path != NULL || err_no_memory(err, "best");
+    char *path = file_join(dir, PEFT_TENSORS_NAME);
+    bool ok = path != NULL || err_no_memory(err, dir);
     hex[0] = '\0';
     if (ok && file_exists(path))
         ok = sha256_file(path, hex, NULL, err);
     free(path);
-    free(dir);
     return ok;
 }
 
@@ -104,32 +103,115 @@ bool trainer_save_best(struct trainer *t, struct err *err)
 {
     char *dir = best_folder(t, err);
     const bool ok =
-        dir != NULL && save_into(t, dir, err) && best_digest(t, t->state.best_digest, err);
+        dir != NULL && save_into(t, dir, err) && tensors_digest(dir, t->state.best_digest, err);
     free(dir);
     return ok;
 }
 
-/* A best/ of another future than the one that begins (something was changed by leave), or none:
- * then the best is the best of the evaluations to come. Without a change a newer one is made again.
- */
-static bool check_best(struct trainer *t, struct err *err)
+/* ---- the best one of a run that goes on ---- */
+
+static void forget_best(struct trainer *t, const char *why)
 {
+    text_printf(&t->notes,
+                "the best adapter so far (loss %.4f, step %" PRId64
+                ") is not gone on with: %s; the best of the evaluations to come is chosen\n",
+                t->state.best_loss, t->state.best_step, why);
+    t->state.best_loss = (double)INFINITY;
+    t->state.best_step = t->state.n_worse = 0;
+    t->state.best_digest[0] = '\0';
+}
+
+/* Whether its tensors are what was written, by the digest in their file. */
+static bool is_sound(const char *dir, struct err *why)
+{
+    struct safetensors st = { 0 };
+    char *path = file_join(dir, PEFT_TENSORS_NAME);
+    const bool sound = path != NULL && safetensors_open(path, &st, why) &&
+                       safetensors_check_digest(&st, path, why);
+    safetensors_close(&st);
+    free(path);
+    return sound;
+}
+
+static bool has_changed(const struct trainer *t, const char *part)
+{
+    char line[64];
+    snprintf(line, sizeof line, "%s: ", part);
+    return t->changes.len > 0 && strstr(t->changes.data, line) != NULL;
+}
+
+/* A best/ that is not the checkpoint's is that of a later evaluation, which will be made again;
+ * with something changed by leave it is of another future. */
+static bool judge_best(struct trainer *t, const char *dir, bool own, struct err *err)
+{
+    struct err why = { 0 };
     char have[SHA256_HEX_SIZE];
-    if (!best_digest(t, have, err))
+    if (!tensors_digest(dir, have, err))
         return false;
-    if (have[0] == '\0' || (t->changes.len > 0 && strcmp(have, t->state.best_digest) != 0)) {
-        t->state.best_loss = (double)INFINITY;
-        t->state.best_step = t->state.n_worse = 0;
-    }
-    return true;
+    if (has_changed(t, "validation"))
+        forget_best(t, "the validation documents have changed");
+    else if (have[0] == '\0')
+        forget_best(t, "its folder, best, is gone");
+    else if (strcmp(have, t->state.best_digest) == 0)
+        t->best_from = own ? NULL : text_copy(dir);
+    else if (!own || t->changes.len > 0)
+        forget_best(t, "best is another adapter by now");
+    else if (!is_sound(dir, &why))
+        forget_best(t, why.text);
+    return (own || t->best_from != NULL || !isfinite(t->state.best_loss)) ||
+           err_no_memory(err, dir);
+}
+
+bool trainer_find_best(struct trainer *t, bool own, struct err *err)
+{
+    if (t->state.n_eval == 0 || !isfinite(t->state.best_loss))
+        return true;
+    char *folder = own ? text_copy(t->recipe->output_dir) : file_folder(t->resumed);
+    char *dir = folder == NULL ? NULL : file_join(folder, "best");
+    const bool ok = dir != NULL ? judge_best(t, dir, own, err) : err_no_memory(err, t->resumed);
+    free(folder);
+    free(dir);
+    return ok;
+}
+
+static bool copy_file(const char *from, const char *to, const char *name, struct err *err)
+{
+    struct file_map map = { 0 };
+    char *source = file_join(from, name), *target = file_join(to, name);
+    bool ok = (source != NULL && target != NULL) || err_no_memory(err, from);
+    ok = ok && file_map_open(source, &map, err) && file_write(target, map.data, map.size, err);
+    file_map_close(&map);
+    free(source);
+    free(target);
+    return ok;
+}
+
+/* Of a checkpoint in another folder: its best one is this run's now. */
+static bool bring_best(struct trainer *t, struct err *err)
+{
+    static const char *const files[] = { PEFT_CONFIG_NAME, PEFT_TENSORS_NAME, "recipe.yaml" };
+    if (t->best_from == NULL)
+        return true;
+    char *dir = best_folder(t, err);
+    bool ok = dir != NULL && file_make_directory(dir, err);
+    for (size_t i = 0; ok && i < sizeof files / sizeof *files; i++)
+        ok = copy_file(t->best_from, dir, files[i], err);
+    free(dir);
+    return ok;
 }
 
 bool trainer_load_best(struct trainer *t, struct err *err)
 {
     if (t->state.n_eval == 0 || !isfinite(t->state.best_loss))
         return true; /* nothing was better than anything: the last one stays */
-    char *dir = best_folder(t, err);
-    const bool ok = dir != NULL && peft_read_tensors(dir, &t->engine.adapter, err);
+    char *dir = best_folder(t, err), have[SHA256_HEX_SIZE];
+    bool ok = dir != NULL && tensors_digest(dir, have, err);
+    if (ok && strcmp(have, t->state.best_digest) != 0)
+        ok = err_set(err, ERR_DATA,
+                     "%s: is not the adapter that was the best, of step %" PRId64
+                     "; remove it, and --resume ends with the best of the evaluations to come",
+                     dir, t->state.best_step);
+    ok = ok && peft_read_tensors(dir, &t->engine.adapter, err);
     if (ok)
         lora_adapter_push(&t->engine.adapter, &t->engine.be);
     free(dir);
@@ -226,13 +308,30 @@ bool trainer_restore(struct trainer *t, struct err *err)
 {
     const char *dir = t->recipe->output_dir;
     if (!restore_blocks(t, err) || !checkpoint_set_aside(dir, t->state.step, err) ||
-        !checkpoint_prune(dir, 0, t->state.step, err) || !check_best(t, err))
+        !checkpoint_prune(dir, 0, t->state.step, err) || !bring_best(t, err))
         return false;
     note_saving(t);
     return true;
 }
 
-/* A folder with checkpoints of an earlier run is not begun in anew by mistake. */
+/* Whether output_dir has an adapter under this name: then one is written over. */
+static bool check_adapter(const struct trainer *t, const char *name, const char *what,
+                          struct err *err)
+{
+    const struct recipe *r = t->recipe;
+    char *path = file_join(r->output_dir, name);
+    if (path == NULL)
+        return err_no_memory(err, r->output_dir);
+    const bool none = !file_exists(path) ||
+                      err_set(err, ERR_CANT_CREATE,
+                              "%s: has %s; --overwrite removes it and begins anew, or set another "
+                              "output_dir",
+                              r->output_dir, what);
+    free(path);
+    return none;
+}
+
+/* A folder of an earlier run is not begun in anew by mistake. */
 bool trainer_check_empty(const struct trainer *t, struct err *err)
 {
     const struct recipe *r = t->recipe;
@@ -243,43 +342,39 @@ bool trainer_check_empty(const struct trainer *t, struct err *err)
         return false;
     const int64_t n = list.n, newest = n > 0 ? list.steps[0] : 0;
     checkpoint_list_free(&list);
-    return n == 0 ||
-           err_set(err, ERR_CANT_CREATE,
-                   "%s: has checkpoints of an earlier run, the newest of step %" PRId64
-                   "; --resume goes on with it, --overwrite removes them and begins anew, or set "
-                   "another output_dir",
-                   r->output_dir, newest);
+    if (n > 0)
+        return err_set(err, ERR_CANT_CREATE,
+                       "%s: has checkpoints of an earlier run, the newest of step %" PRId64
+                       "; --resume goes on with it, --overwrite removes them and begins anew, or "
+                       "set another output_dir",
+                       r->output_dir, newest);
+    return check_adapter(t, PEFT_TENSORS_NAME, "the adapter of an earlier run", err) &&
+           check_adapter(t, "best/" PEFT_TENSORS_NAME, "the best adapter of an earlier run", err);
 }
 
 /* Without checkpoints (save_steps: 0) nothing says that the adapter is this recipe's. */
 bool trainer_check_unfinished(const struct trainer *t, struct err *err)
 {
-    const struct recipe *r = t->recipe;
-    if (r->resume_from_checkpoint == NULL || r->overwrite_output_dir)
-        return true;
-    char *path = file_join(r->output_dir, PEFT_TENSORS_NAME);
-    if (path == NULL)
-        return err_no_memory(err, r->output_dir);
-    const bool unfinished =
-        !file_exists(path) ||
-        err_set(err, ERR_CANT_CREATE,
-                "%s: has the adapter of a finished run and no checkpoint to go on from; "
-                "--overwrite begins anew, or set another output_dir",
-                r->output_dir);
-    free(path);
-    return unfinished;
+    return t->recipe->overwrite_output_dir ||
+           check_adapter(t, PEFT_TENSORS_NAME,
+                         "the adapter of a finished run and no checkpoint to go on from", err);
 }
 
 bool trainer_clear_output(const struct trainer *t, struct err *err)
 {
-    static const char *const names[] = { PEFT_CONFIG_NAME,         PEFT_TENSORS_NAME,
+    static const char *const names[] = { PEFT_CONFIG_NAME, PEFT_TENSORS_NAME,
                                          "best/" PEFT_CONFIG_NAME, "best/" PEFT_TENSORS_NAME,
-                                         "best/recipe.yaml",       "best" };
+                                         "best/recipe.yaml" };
+    const char *dir = t->recipe->output_dir;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        char *path = file_join(t->recipe->output_dir, names[i]);
+        char *path = file_join(dir, names[i]);
         if (path != NULL)
-            (void)remove(path); /* a folder with other files in it stays */
+            (void)unlink(path);
         free(path);
     }
-    return checkpoint_remove_all(t->recipe->output_dir, err);
+    char *best = file_join(dir, "best");
+    if (best != NULL)
+        (void)rmdir(best); /* one with other files in it stays */
+    free(best);
+    return !t->recipe->overwrite_output_dir || checkpoint_remove_all(dir, err);
 }

@@ -23,13 +23,19 @@ bool trainer_save_due(const struct trainer *t);
 /* Bytes to be free before a run begins: one checkpoint more than are kept, and two adapters. */
 bool trainer_check_space(const struct trainer *t, struct err *err);
 
-/* Parameters and moments of t->resumed; later damaged checkpoints are set aside. */
+/* Whether the best one so far is still there: in output_dir or, unless the checkpoint is `own`,
+ * beside it. What is not gone on with is told in t->notes. */
+bool trainer_find_best(struct trainer *t, bool own, struct err *err);
+
+/* Parameters and moments of t->resumed, and its best one where that lies elsewhere; later damaged
+ * checkpoints are set aside. */
 bool trainer_restore(struct trainer *t, struct err *err);
 
 /* Parameters and moments as the saver's copies hold them. */
 bool trainer_put_back(struct trainer *t, struct err *err);
 
-/* ERR_CANT_CREATE when the folder of a new run has checkpoints that it may not overwrite. */
+/* ERR_CANT_CREATE when the folder of a new run has checkpoints or an adapter that it may not
+ * overwrite. */
 bool trainer_check_empty(const struct trainer *t, struct err *err);
 
 /* Likewise when a run is to go on, and there is a finished one's adapter without any checkpoint. */

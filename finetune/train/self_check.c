@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "finetune/train/optim.h"
 #include "finetune/train/save.h"
 #include "kernels/core/sha256.h"
 #include "kernels/ops.h"
@@ -68,6 +69,15 @@ bool self_check_same(const struct trainer *t, const char *what, const char *firs
                "was written after it; --resume on a sound machine goes on from the last "
                "checkpoint",
                t->state.step + 1, what, first, second);
+}
+
+bool self_check_norm(struct trainer *t, double first, struct err *err)
+{
+    char a[SHA256_HEX_SIZE], b[SHA256_HEX_SIZE];
+    const double second = optim_grad_norm(&t->engine.be, &t->engine.adapter);
+    sha256_of(&first, sizeof first, a);
+    sha256_of(&second, sizeof second, b);
+    return trainer_check_device(t, err) && self_check_same(t, "the gradients' norm", a, b, err);
 }
 
 bool self_check_begin(struct trainer *t, struct err *err)

@@ -28,6 +28,9 @@ void self_check_passes(struct trainer *t, const struct jamba_losses *losses,
 bool self_check_same(const struct trainer *t, const char *what, const char *first,
                      const char *second, struct err *err);
 
+/* The gradients' norm once more. */
+bool self_check_norm(struct trainer *t, double first, struct err *err);
+
 /* The update's. The copies are made in the saver's memory, which is waited for: false with a
  * failure of the checkpoint before, or of the device. */
 bool self_check_begin(struct trainer *t, struct err *err);

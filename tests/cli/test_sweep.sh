@@ -39,8 +39,10 @@ cat >"$scratch/data.jsonl" <<'JSONL'
 {"input_ids": [1, 8, 9, 2], "labels": [-100, -100, 9, 2]}
 {"input_ids": [1, 10, 11, 12, 13, 14, 15, 16, 2]}
 JSONL
+mkdir "$scratch/base"
+cp tests/fixtures/models/moe_gqa_untied/{config.json,model.safetensors} "$scratch/base"
 cat >"$recipe" <<YAML
-base_model: $PWD/tests/fixtures/models/moe_gqa_untied
+base_model: $scratch/base
 datasets: [{path: data.jsonl, type: input_ids}]
 sequence_len: 8
 num_epochs: 2
@@ -130,6 +132,13 @@ again
 check 'other data' same 78 "$code"
 check 'other data: the file is named' same 4 "$(grep -c "data.jsonl: has changed: " "$out")"
 mv "$scratch/data.was" "$scratch/data.jsonl"
+again
+check 'the old data again: all are passed over' same 4 "$(grep -c ': is finished, and passed over$' "$err")"
+printf x | dd of="$scratch/base/model.safetensors" bs=1 seek=$(($(stat -c %s "$scratch/base/model.safetensors") - 1)) conv=notrunc 2>"$err"
+again
+check 'another base' same 78 "$code"
+check 'another base: it is named' same 4 "$(grep -c "another value of the base model" "$out")"
+cp "tests/fixtures/models/moe_gqa_untied/model.safetensors" "$scratch/base/model.safetensors"
 
 # ---- failures ----
 

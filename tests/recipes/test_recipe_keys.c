@@ -145,6 +145,10 @@ static void keys_that_exclude_each_other(void **state)
           "x.yaml:4:1: 'warmup_ratio' has no effect with lr_scheduler 'constant'; use "
           "'constant_with_warmup', or remove the key" },
         { "lr_scheduler: constant\nwarmup_steps: 0\n", "" },
+        { "self_check_steps: 10\ndeterministic: false\n",
+          "x.yaml:4:1: 'self_check_steps' and 'deterministic' exclude each other; only steps that "
+          "always come out the same can be compared: remove one" },
+        { "self_check_steps: 0\ndeterministic: false\n", "" },
         { "eval_steps: 3\nevals_per_epoch: 1\n", "x.yaml:4:1: 'eval_steps' and 'evals_per_epoch' "
                                                  "exclude each other; keep one, or set the other "
                                                  "to 0" },

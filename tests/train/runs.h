@@ -153,6 +153,37 @@ static inline void run_whole(const char *folder, const char *out, const char *co
     run_close(&r);
 }
 
+struct runs_stopper {
+    int64_t at;
+    volatile sig_atomic_t stop;
+};
+
+static inline void runs_stop_at(void *context, const struct train_step *s)
+{
+    struct runs_stopper *stopper = context;
+    stopper->stop = s->step == stopper->at;
+}
+
+/* Trains to step `at` and stops there, or to the end with `at` above it. */
+static inline bool run_until(struct run *r, int64_t at)
+{
+    struct runs_stopper s = { .at = at, .stop = at == 0 };
+    const struct train_watch watch = { .context = &s, .on_step = runs_stop_at, .stop = &s.stop };
+    return run_go(r, &watch);
+}
+
+static inline void stop_after(const char *folder, const char *out, int64_t at,
+                              const char *const *keys)
+{
+    struct run r;
+    run_open(&r, folder, out, keys);
+    assert_false(run_until(&r, at));
+    if (r.err.code != ERR_STOPPED)
+        fail_msg("%s", r.err.text);
+    assert_int_equal(r.t.state.step, at);
+    run_close(&r);
+}
+
 /* ---- what it left ---- */
 
 static inline char *runs_path(const char *folder, const char *out, const char *name)
@@ -190,6 +221,22 @@ static inline double runs_number(json_t *line, const char *key)
     if (!json_is_number(value))
         fail_msg("'%s' is no number", key);
     return json_number_value(value);
+}
+
+/* The same bytes of a file of two runs. */
+static inline bool runs_same_file(const char *folder, const char *a, const char *b,
+                                  const char *name)
+{
+    struct file_map x = { 0 }, y = { 0 };
+    struct err err = { 0 };
+    char *p = runs_path(folder, a, name), *q = runs_path(folder, b, name);
+    REQUIRE(file_map_open(p, &x, &err) && file_map_open(q, &y, &err));
+    const bool same = x.size == y.size && memcmp(x.data, y.data, x.size) == 0;
+    file_map_close(&x);
+    file_map_close(&y);
+    free(p);
+    free(q);
+    return same;
 }
 
 /* Whether the two runs' adapters are the same bytes. */

@@ -223,16 +223,16 @@ static void a_replacing_that_was_cut_short_is_settled(void **state)
     (void)state;
     char *folder = make_run(), *out = runs_path(folder, "out", "");
     struct err err = { 0 };
-    move(out, "checkpoint-3", "checkpoint-3.old"); /* before the new one was in place */
+    move(out, "checkpoint-3", "checkpoint-3.replaced"); /* before the new one was in place */
     REQUIRE(checkpoint_settle(out, &err));
     expect_found(out, 3, NULL);
-    move(out, "checkpoint-2", "checkpoint-3.old"); /* after it */
+    move(out, "checkpoint-2", "checkpoint-3.replaced"); /* after it */
     REQUIRE(checkpoint_settle(out, &err));
     expect_found(out, 3, NULL);
-    char *old = file_join(out, "checkpoint-3.old");
+    char *old = file_join(out, "checkpoint-3.replaced");
     assert_false(file_exists(old));
     /* A run that begins does it. */
-    move(out, "checkpoint-3", "checkpoint-3.old");
+    move(out, "checkpoint-3", "checkpoint-3.replaced");
     struct run r;
     run_open(&r, folder, "out",
              KEYS("max_steps=3", "save_steps=1", "lora_r=1", "lora_target_modules=[q_proj]",
@@ -280,7 +280,7 @@ static void one_that_is_there_is_replaced_on_any_file_system(void **state)
         run_close(&r);
         expect_found(out, 3, NULL);
         assert_false(file_exists(inside));
-        char *old = runs_path(folder, "out", "checkpoint-3.old");
+        char *old = runs_path(folder, "out", "checkpoint-3.replaced");
         assert_false(file_exists(old));
         free(old);
     }
@@ -351,6 +351,26 @@ static void what_cannot_be_removed_is_told(void **state)
     }
 }
 
+/* A folder named for another step is none to go on from, and steps aside. */
+static void one_under_another_name_is_passed_over(void **state)
+{
+    (void)state;
+    char *folder = make_run(), *out = runs_path(folder, "out", "");
+    move(out, "checkpoint-3", "checkpoint-7");
+    expect_found(out, 2,
+                 "checkpoint-7: is of step 3, not of the one it is named for; checkpoint-7 is "
+                 "passed over");
+    run_whole(folder, "out",
+              KEYS("max_steps=3", "save_steps=1", "lora_r=1", "lora_target_modules=[q_proj]",
+                   "resume_from_checkpoint=auto"));
+    expect_found(out, 3, NULL);
+    char *aside = file_join(out, "checkpoint-7.damaged");
+    assert_true(file_is_directory(aside));
+    free(aside);
+    free(out);
+    tiny_scratch_remove(folder);
+}
+
 static void damaged_ones_alone_are_an_error(void **state)
 {
     (void)state;
@@ -368,9 +388,10 @@ static void damaged_ones_alone_are_an_error(void **state)
                                    "lora_target_modules=[q_proj]", "resume_from_checkpoint=auto")));
     tiny_message(have, &r.err, folder);
     assert_int_equal(r.err.code, ERR_DATA);
-    assert_non_null(strstr(have, "DIR/out: none of its 2 checkpoints is whole; the oldest: "
-                                 "DIR/out/checkpoint-2/adapter_model.safetensors: is damaged: it "
-                                 "has 1 bytes, the manifest says "));
+    assert_non_null(strstr(
+        have, "DIR/out: none of its 2 checkpoints is whole; --overwrite begins anew. The oldest: "
+              "DIR/out/checkpoint-2/adapter_model.safetensors: is damaged: it "
+              "has 1 bytes, the manifest says "));
     run_close(&r);
     tiny_scratch_remove(folder);
 }
@@ -447,6 +468,7 @@ int main(void)
         cmocka_unit_test(one_that_is_there_is_replaced_on_any_file_system),
         cmocka_unit_test(what_is_no_folder_is_told),
         cmocka_unit_test(what_cannot_be_removed_is_told),
+        cmocka_unit_test(one_under_another_name_is_passed_over),
         cmocka_unit_test(damaged_ones_alone_are_an_error),
         cmocka_unit_test(a_run_goes_on_past_a_damaged_one),
         cmocka_unit_test(a_named_older_one_needs_the_newer_ones_moved_away),

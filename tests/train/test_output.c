@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -165,18 +166,24 @@ static void of_many_that_find_a_dead_owner_one_wins(void **state)
 static void a_lock_removed_by_hand_is_made_again(void **state)
 {
     (void)state;
-    for (int exclusive = 0; exclusive < 2; exclusive++) {
-        char *folder = tiny_scratch_make();
-        char *path = in(folder, exclusive ? "run.lock.exclusive" : "run.lock");
+    static const struct {
+        bool locks;
+        const char *removed;
+    } cases[] = { { true, "run.lock" }, { false, "run.lock" }, { false, "run.lock.exclusive" } };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *folder = tiny_scratch_make(), *path = in(folder, cases[i].removed);
         struct output o;
         struct err err = { 0 };
-        no_locks = exclusive;
+        no_locks = !cases[i].locks;
         lock(&o, folder);
         assert_true(output_check(&o, folder, &err));
         assert_int_equal(unlink(path), 0);
-        assert_true(output_check(&o, folder, &err));
+        if (!output_check(&o, folder, &err))
+            fail_msg("%s", err.text);
         assert_true(file_exists(path));
         expect_refused(folder, "is in use by another run");
+        output_unlock(&o);
+        lock(&o, folder);
         output_unlock(&o);
         no_locks = false;
         free(path);
@@ -201,6 +208,81 @@ static void a_folder_that_another_run_took_is_told(void **state)
     output_unlock(&first);
     output_unlock(&second);
     free(path);
+    tiny_scratch_remove(folder);
+}
+
+/* Without locks, too, and what the other has put there stays. */
+static void an_exclusive_file_of_another_run_is_told(void **state)
+{
+    (void)state;
+    char *folder = tiny_scratch_make(), *path = in(folder, "run.lock.exclusive");
+    struct output first, second;
+    struct err err = { 0 };
+    no_locks = true;
+    lock(&first, folder);
+    assert_int_equal(unlink(path), 0);
+    lock(&second, folder);
+    assert_false(output_check(&first, folder, &err));
+    assert_int_equal(err.code, ERR_CANT_CREATE);
+    output_unlock(&first);
+    assert_true(output_check(&second, folder, &err));
+    assert_true(file_exists(path));
+    output_unlock(&second);
+    assert_false(file_exists(path));
+    no_locks = false;
+    free(path);
+    tiny_scratch_remove(folder);
+}
+
+static void a_folder_that_was_moved_ends_the_run(void **state)
+{
+    (void)state;
+    for (int removed = 0; removed < 2; removed++) {
+        char *folder = tiny_scratch_make(), *out = in(folder, "out"), *other = in(folder, "other");
+        char *path = in(out, "run.lock");
+        struct output o;
+        struct err err = { 0 };
+        lock(&o, out);
+        if (removed)
+            assert_true(unlink(path) == 0 && rmdir(out) == 0);
+        else
+            assert_int_equal(rename(out, other), 0);
+        assert_false(output_check(&o, out, &err));
+        assert_int_equal(err.code, ERR_IO);
+        assert_non_null(strstr(err.text, "was moved or removed while the run was going"));
+        assert_false(file_exists(out));
+        output_unlock(&o);
+        free(path);
+        free(out);
+        free(other);
+        tiny_scratch_remove(folder);
+    }
+}
+
+/* A disk that is full leaves no file that names nobody. */
+static void an_exclusive_file_is_whole_or_not_there(void **state)
+{
+    (void)state;
+    char *folder = tiny_scratch_make();
+    const pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        struct output o;
+        no_locks = true;
+        signal(SIGXFSZ, SIG_IGN);
+        const struct rlimit none = { 0, 0 };
+        if (setrlimit(RLIMIT_FSIZE, &none) != 0)
+            _exit(2);
+        _exit(output_lock(&o, folder, NULL) ? 1 : 0);
+    }
+    int status = 0;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    struct output o;
+    no_locks = true;
+    lock(&o, folder);
+    output_unlock(&o);
+    no_locks = false;
     tiny_scratch_remove(folder);
 }
 
@@ -248,6 +330,9 @@ int main(void)
         cmocka_unit_test(of_many_that_find_a_dead_owner_one_wins),
         cmocka_unit_test(a_lock_removed_by_hand_is_made_again),
         cmocka_unit_test(a_folder_that_another_run_took_is_told),
+        cmocka_unit_test(an_exclusive_file_of_another_run_is_told),
+        cmocka_unit_test(a_folder_that_was_moved_ends_the_run),
+        cmocka_unit_test(an_exclusive_file_is_whole_or_not_there),
         cmocka_unit_test(half_written_files_of_ours_go_and_no_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -22,51 +22,6 @@ enum { STEPS = 64, STRIDE = 1 };
         "sample_packing=true", "sequence_len=16", "excess_length_strategy=split",                  \
         "lr_scheduler=cosine", "router_aux_loss_coef=0.01", "eval_steps=9"
 
-struct stopper {
-    int64_t at;
-    volatile sig_atomic_t stop;
-};
-
-static void stop_at(void *context, const struct train_step *s)
-{
-    struct stopper *stopper = context;
-    stopper->stop = s->step == stopper->at;
-}
-
-/* Trains to step `at` and stops there, or to the end with `at` above it. */
-static bool run_until(struct run *r, int64_t at)
-{
-    struct stopper s = { .at = at, .stop = at == 0 };
-    const struct train_watch watch = { .context = &s, .on_step = stop_at, .stop = &s.stop };
-    return run_go(r, &watch);
-}
-
-static void stop_after(const char *folder, const char *out, int64_t at, const char *const *keys)
-{
-    struct run r;
-    run_open(&r, folder, out, keys);
-    assert_false(run_until(&r, at));
-    if (r.err.code != ERR_STOPPED)
-        fail_msg("%s", r.err.text);
-    assert_int_equal(r.t.state.step, at);
-    run_close(&r);
-}
-
-/* The same bytes of a file of two runs. */
-static bool same_file(const char *folder, const char *a, const char *b, const char *name)
-{
-    struct file_map x = { 0 }, y = { 0 };
-    struct err err = { 0 };
-    char *p = runs_path(folder, a, name), *q = runs_path(folder, b, name);
-    REQUIRE(file_map_open(p, &x, &err) && file_map_open(q, &y, &err));
-    const bool same = x.size == y.size && memcmp(x.data, y.data, x.size) == 0;
-    file_map_close(&x);
-    file_map_close(&y);
-    free(p);
-    free(q);
-    return same;
-}
-
 /* What a log says of the run, without what depends on the clock. */
 static void expect_same_log(const char *folder, const char *a, const char *b)
 {
@@ -98,7 +53,7 @@ static void stopped_at_any_step_a_run_ends_in_the_same_bytes(void **state)
         run_whole(folder, "out", KEYS(BUSY, "max_steps=64", "resume_from_checkpoint=auto"));
         if (!runs_same_adapter(folder, "straight", "out"))
             fail_msg("stopped after step %d", (int)k);
-        assert_true(same_file(folder, "straight", "out", "best/" PEFT_TENSORS_NAME));
+        assert_true(runs_same_file(folder, "straight", "out", "best/" PEFT_TENSORS_NAME));
         expect_same_log(folder, "straight", "out");
     }
     tiny_scratch_remove(folder);
@@ -335,8 +290,49 @@ static void a_finished_run_without_checkpoints_is_not_begun_again(void **state)
                                    "overwrite_output_dir=false");
     expect_refusal(folder, keys, ERR_CANT_CREATE,
                    "DIR/out: has the adapter of a finished run and no checkpoint to go on from; "
-                   "--overwrite begins anew, or set another output_dir");
+                   "--overwrite removes it and begins anew, or set another output_dir");
     run_whole(folder, "out", KEYS("max_steps=2", "save_steps=0", "resume_from_checkpoint=auto"));
+    tiny_scratch_remove(folder);
+}
+
+/* Nothing would be run with what has changed, and the recipe beside the adapter would be untrue. */
+static void a_change_after_the_last_step_is_refused(void **state)
+{
+    (void)state;
+    char *folder = runs_make("dense_mqa_tied"), path[512], output[512], have[ERR_TEXT_SIZE];
+    run_whole(folder, "out", KEYS("max_steps=4"));
+    struct run r = { 0 };
+    snprintf(path, sizeof path, "%s/train.yaml", folder);
+    snprintf(output, sizeof output, "output_dir=%s/out", folder);
+    const char *const keys[] = { output, "max_steps=4", "learning_rate=0.02",
+                                 "resume_from_checkpoint=auto" };
+    assert_true(recipe_load(path, keys, 4, RECIPE_NEED_TRAIN, &r.recipe, &r.report));
+    assert_false(trainer_open(&r.t, &r.recipe, "learning_rate", &r.err));
+    tiny_message(have, &r.err, folder);
+    assert_string_equal(have,
+                        "DIR/out/checkpoint-4: is of the last step: no step is left to be run "
+                        "with learning_rate: 0.01 -> 0.02; set it back, or raise max_steps or "
+                        "num_epochs");
+    run_close(&r);
+    tiny_scratch_remove(folder);
+}
+
+/* An adapter is not written over by mistake, whether there are checkpoints or not. */
+static void a_folder_with_an_adapter_is_not_begun_in_anew_by_mistake(void **state)
+{
+    (void)state;
+    char *folder = runs_make("dense_mqa_tied");
+    const char *const *keys = KEYS("max_steps=2", "save_steps=0", "overwrite_output_dir=false");
+    run_whole(folder, "out", KEYS("max_steps=2", "save_steps=0"));
+    expect_refusal(folder, keys, ERR_CANT_CREATE,
+                   "DIR/out: has the adapter of an earlier run; --overwrite removes it");
+    char *adapter = runs_path(folder, "out", PEFT_TENSORS_NAME);
+    assert_int_equal(unlink(adapter), 0);
+    expect_refusal(folder, keys, ERR_CANT_CREATE,
+                   "DIR/out: has the best adapter of an earlier run");
+    run_whole(folder, "out", KEYS("max_steps=2", "save_steps=0"));
+    assert_true(file_exists(adapter));
+    free(adapter);
     tiny_scratch_remove(folder);
 }
 
@@ -475,25 +471,6 @@ static void patience_can_be_given_back(void **state)
 
 /* best/ is not in the checkpoint: where it is missing, the best of the evaluations to come is
  * taken, and the run does not fail at its end. */
-static void a_run_goes_on_without_its_best_folder(void **state)
-{
-    (void)state;
-    char *folder = runs_make("dense_mqa_tied");
-    const char *const *keys = KEYS("max_steps=12", "eval_steps=2", "load_best=true");
-    stop_after(folder, "out", 7, keys);
-    static const char *const files[] = { "best/" PEFT_CONFIG_NAME, "best/" PEFT_TENSORS_NAME };
-    for (int i = 0; i < 2; i++) {
-        char *path = runs_path(folder, "out", files[i]);
-        assert_int_equal(remove(path), 0);
-        free(path);
-    }
-    run_whole(
-        folder, "out",
-        KEYS("max_steps=12", "eval_steps=2", "load_best=true", "resume_from_checkpoint=auto"));
-    assert_true(same_file(folder, "out", "out/best", PEFT_TENSORS_NAME));
-    tiny_scratch_remove(folder);
-}
-
 /* What a run writes over cannot be what it begins with. */
 static void an_adapter_to_begin_with_is_not_taken_from_the_output_folder(void **state)
 {
@@ -601,7 +578,7 @@ static void early_stopping_ends_the_run_and_load_best_keeps_the_best(void **stat
     const struct train_counters c = r.t.state;
     assert_true(c.stopped_early && c.step < 200 && c.step - c.best_step == 3 && c.n_worse == 3);
     run_close(&r);
-    assert_true(same_file(folder, "out", "out/best", PEFT_TENSORS_NAME));
+    assert_true(runs_same_file(folder, "out", "out/best", PEFT_TENSORS_NAME));
     struct history h;
     struct err err = { 0 };
     char *out = runs_path(folder, "out", "");
@@ -613,7 +590,7 @@ static void early_stopping_ends_the_run_and_load_best_keeps_the_best(void **stat
     run_whole(folder, "out",
               KEYS("max_steps=200", "learning_rate=0.3", "eval_steps=1",
                    "early_stopping_patience=3", "load_best=true", "resume_from_checkpoint=auto"));
-    assert_true(same_file(folder, "out", "out/best", PEFT_TENSORS_NAME));
+    assert_true(runs_same_file(folder, "out", "out/best", PEFT_TENSORS_NAME));
     tiny_scratch_remove(folder);
 }
 
@@ -646,11 +623,12 @@ int main(void)
         cmocka_unit_test(another_file_beside_the_base_is_no_change),
         cmocka_unit_test(a_finished_run_without_checkpoints_is_not_begun_again),
         cmocka_unit_test(an_allowed_change_is_made_and_recorded),
+        cmocka_unit_test(a_change_after_the_last_step_is_refused),
+        cmocka_unit_test(a_folder_with_an_adapter_is_not_begun_in_anew_by_mistake),
         cmocka_unit_test(a_folder_with_checkpoints_is_not_begun_in_anew_by_mistake),
         cmocka_unit_test(two_runs_cannot_share_a_folder),
         cmocka_unit_test(too_many_steps_that_were_left_out_stop_the_next_start_too),
         cmocka_unit_test(patience_can_be_given_back),
-        cmocka_unit_test(a_run_goes_on_without_its_best_folder),
         cmocka_unit_test(an_adapter_to_begin_with_is_not_taken_from_the_output_folder),
         cmocka_unit_test(a_step_that_comes_out_different_is_not_applied),
         cmocka_unit_test(an_update_that_comes_out_different_is_not_kept),

@@ -35,12 +35,19 @@ struct format {
 };
 
 static const struct format formats[] = {
-    { "adapter", fuzz_adapter, CUT_NEVER },    { "config", fuzz_config, CUT_BLANKS },
-    { "gguf", fuzz_gguf, CUT_ZEROS },          { "gzip", fuzz_gzip, CUT_READS },
-    { "index", fuzz_index, CUT_BLANKS },       { "jinja", fuzz_jinja, CUT_READS },
-    { "json", fuzz_json, CUT_READS },          { "recipe", fuzz_recipe, CUT_READS },
-    { "records", fuzz_records, CUT_READS },    { "safetensors", fuzz_safetensors, CUT_NEVER },
-    { "template", fuzz_template, CUT_BLANKS }, { "tokenizer", fuzz_tokenizer, CUT_BLANKS },
+    { "adapter", fuzz_adapter, CUT_NEVER },
+    { "checkpoint", fuzz_checkpoint, CUT_BLANKS },
+    { "config", fuzz_config, CUT_BLANKS },
+    { "gguf", fuzz_gguf, CUT_ZEROS },
+    { "gzip", fuzz_gzip, CUT_READS },
+    { "index", fuzz_index, CUT_BLANKS },
+    { "jinja", fuzz_jinja, CUT_READS },
+    { "json", fuzz_json, CUT_READS },
+    { "recipe", fuzz_recipe, CUT_READS },
+    { "records", fuzz_records, CUT_READS },
+    { "safetensors", fuzz_safetensors, CUT_NEVER },
+    { "template", fuzz_template, CUT_BLANKS },
+    { "tokenizer", fuzz_tokenizer, CUT_BLANKS },
 };
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
@@ -73,12 +80,20 @@ static bool run(const struct format *f, const uint8_t *bytes, size_t n, struct c
     return ok;
 }
 
+/* A run's log is read as far as it goes; what is resumed from is whole. */
+static enum cut cut_of(const struct format *f, const uint8_t *bytes)
+{
+    const bool is_log = f->reader == fuzz_checkpoint && (bytes[0] == 'l' || bytes[0] == 'h');
+    return is_log ? CUT_READS : f->cut;
+}
+
 /* Whether a file cut to n of `whole` bytes may be read. */
 static bool may_read(const struct format *f, const uint8_t *bytes, size_t n, size_t whole)
 {
-    if (f->cut == CUT_READS || f->cut == CUT_NEVER)
-        return f->cut == CUT_READS;
-    if (f->cut == CUT_BLANKS) {
+    const enum cut cut = cut_of(f, bytes);
+    if (cut == CUT_READS || cut == CUT_NEVER)
+        return cut == CUT_READS;
+    if (cut == CUT_BLANKS) {
         while (n < whole && bytes[n] != 0 && strchr(" \t\r\n", bytes[n]) != NULL)
             n++;
         return n == whole || bytes[n] == 0;
@@ -122,13 +137,14 @@ static void flip_bits(const struct format *f, uint8_t *bytes, size_t n, size_t s
     }
 }
 
-/* Where the digest of a seed begins to hold: files named "sealed" have one, of a pair the second.
- */
+/* Where the digest of a seed begins to hold: files named "sealed" have one, of a pair the second (a
+ * checkpoint's has a letter before it). */
 static size_t seal_of(const char *path, const char *bytes, size_t n)
 {
     if (!text_ends_with(path, "/sealed"))
         return n;
-    const char *zero = text_starts_with(bytes, "{") ? memchr(bytes, 0, n) : NULL;
+    const bool is_pair = text_starts_with(bytes, "{") || text_starts_with(bytes, "m{");
+    const char *zero = is_pair ? memchr(bytes, 0, n) : NULL;
     return zero != NULL ? (size_t)(zero - bytes) + 1 : 0;
 }
 

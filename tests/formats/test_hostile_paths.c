@@ -19,7 +19,10 @@
 #include "datasets/tokenizer.h"
 #include "finetune/model/config.h"
 #include "finetune/model/shards.h"
+#include "finetune/train/history.h"
+#include "finetune/train/state.h"
 #include "kernels/core/file.h"
+#include "kernels/core/manifest.h"
 #include "kernels/core/text.h"
 #include "kernels/format/gguf.h"
 #include "kernels/format/safetensors.h"
@@ -130,6 +133,39 @@ static bool read_adapter(const char *folder, const char *path, struct err *err)
     return peft_choices_from_tensors(folder, NULL, 0, &config, NULL, err);
 }
 
+static bool read_manifest(const char *folder, const char *path, struct err *err)
+{
+    (void)path;
+    return manifest_check(folder, err);
+}
+
+/* A file that the manifest names. */
+static bool read_named(const char *folder, const char *path, struct err *err)
+{
+    static const char text[] =
+        "{\"format\": 1, \"files\": {\"x.bin\": {\"bytes\": 0, \"sha256\": \"\"}}}";
+    (void)path;
+    tiny_file_write(folder, MANIFEST_NAME, text, sizeof text - 1);
+    return manifest_check(folder, err);
+}
+
+static bool read_state(const char *folder, const char *path, struct err *err)
+{
+    (void)path;
+    json_t *state = state_read_json(folder, err);
+    json_decref(state);
+    return state != NULL;
+}
+
+static bool read_run(const char *folder, const char *path, struct err *err)
+{
+    (void)path;
+    struct history history = { 0 };
+    const bool ok = history_read(&history, folder, err);
+    history_free(&history);
+    return ok;
+}
+
 /* ---- what can stand at a path ---- */
 
 static void make_folder(const char *path)
@@ -197,6 +233,11 @@ static const struct {
     { "index", read_shards, "model.safetensors.index.json" },
     { "adapter's config", read_adapter_config, "adapter_config.json" },
     { "adapter's tensors", read_adapter, "adapter_model.safetensors" },
+    { "manifest", read_manifest, MANIFEST_NAME },
+    { "file of a manifest", read_named, "x.bin" },
+    { "checkpoint's state", read_state, STATE_NAME },
+    { "run's facts", read_run, "run.json" },
+    { "run's log", read_run, "metrics.jsonl" },
 };
 
 /* Who may read everything is nobody for a while, for a file that may not be read. */

@@ -12,14 +12,15 @@ build=$work/build
 mkdir -p "$work/profiles"
 rm -f "$work"/profiles/*
 
-readers=(kernels/core/json.c kernels/format/{safetensors,gguf}.c
+readers=(kernels/core/{json,json_memory,manifest}.c kernels/format/{safetensors,gguf}.c
     datasets/{gzip,source,record,document,tokenizer,bpe_load,bpe,added_tokens,normalizer,pattern}.c
     datasets/{pre_tokenizer,post_processor,decoder,token_node,token_map,template,template_frame}.c
     datasets/{chat,chat_message,chat_tools,chat_turns}.c datasets/jinja_{lexer,parser,primary,expression}.c
     recipes/{yaml,node,values,lookup,lists,override,check,recipe,report,sources,variables,foreign}.c
-    finetune/model/{config,shards,locate}.c
+    finetune/model/{config,shards,locate}.c finetune/train/{checkpoint,state,identity,history}.c
     lora/format_peft{,_config,_layout,_tensors}.c lora/{peft_spelling,peft_names,pattern}.c)
-tests='^(unit_core_|unit_datasets_|unit_lora_|recipes_|formats_|fuzz_|model_config|model_weights)'
+tests='^(unit_core_|unit_datasets_|unit_lora_|recipes_|formats_|fuzz_|model_config|model_weights'
+tests+='|train_(checkpoint|history|identity|resume|state))'
 
 cmake -G Ninja -S . -B "$build" -DWITH_CUDA=OFF -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_COMPILER=clang \
     -DCMAKE_C_FLAGS="-fprofile-instr-generate -fcoverage-mapping" >"$work/cmake.log"

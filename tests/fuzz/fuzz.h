@@ -18,6 +18,7 @@
 
 #define FUZZ_FORMATS(X)                                                                            \
     X(adapter)                                                                                     \
+    X(checkpoint)                                                                                  \
     X(config)                                                                                      \
     X(gguf)                                                                                        \
     X(gzip)                                                                                        \

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "finetune/report/settings.h"
 #include "kernels/core/text.h"
 #include "recipes/recipe.h"
 #include "tests/fuzz/fuzz.h"
@@ -23,22 +24,19 @@ static bool load(const char *path, const char *override, struct recipe *recipe, 
     return ok;
 }
 
-/* A dump without its comments: the values alone. */
+/* The values of a dump, as a report reads them: where they come from is not in the second one. */
 static void values_of(const struct recipe *recipe, struct text *dump, struct text *out)
 {
+    struct settings settings = { 0 };
     recipe_dump(recipe, dump);
-    FUZZ_CHECK(!dump->failed);
-    for (const char *line = dump->data; *line != '\0';) {
-        const char *end = strchr(line, '\n'), *stop = end;
-        FUZZ_CHECK(end != NULL);
-        for (const char *p = line; p + 4 <= end; p++) {
-            if (memcmp(p, "  # ", 4) == 0)
-                stop = p; /* the last one: a value may have one in quotes */
-        }
-        text_append(out, line, (size_t)(stop - line));
-        text_puts(out, "\n");
-        line = end + 1;
+    FUZZ_CHECK(!dump->failed && settings_parse(&settings, text_copy(dump->data), NULL));
+    FUZZ_CHECK(settings.n == recipe_n_key());
+    for (int64_t i = 0; i < settings.n; i++) {
+        const struct setting *setting = &settings.items[i];
+        FUZZ_CHECK(strcmp(setting->key, recipe_key((int)i)) == 0 && setting->origin[0] != '\0');
+        text_printf(out, "%s: %s\n", setting->key, setting->value);
     }
+    settings_free(&settings);
 }
 
 bool fuzz_recipe(const uint8_t *bytes, size_t n, struct err *err)

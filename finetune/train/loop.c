@@ -12,7 +12,6 @@
 #include "finetune/train/optim.h"
 #include "finetune/train/save.h"
 #include "finetune/train/self_check.h"
-#include "kernels/core/sha256.h"
 #include "kernels/ops.h"
 
 enum outcome { STEP_DONE, STEP_STOPPED, STEP_FAILED };
@@ -89,7 +88,7 @@ static void update(struct trainer *t, double factor, double clip)
 /* Applies the update, or with anything non-finite leaves parameters and moments as they are. */
 static bool apply(struct trainer *t, struct train_step *s, struct err *err)
 {
-    char first[SHA256_HEX_SIZE];
+    uint64_t first = 0;
     const double factor = schedule_factor(&t->schedule, t->state.step);
     s->learning_rate = factor * t->recipe->learning_rate;
     s->grad_norm = optim_grad_norm(&t->engine.be, &t->engine.adapter);
@@ -107,7 +106,7 @@ static bool apply(struct trainer *t, struct train_step *s, struct err *err)
     t->state.n_applied++;
     saver_await_copy(&t->saver);
     update(t, factor, clip);
-    if (checked && !self_check_again(t, first, err))
+    if (checked && !self_check_again(t, &first, err))
         return false;
     if (checked)
         update(t, factor, clip);
@@ -119,11 +118,10 @@ static enum outcome check_passes(struct trainer *t, const struct batch_step *b,
                                  const struct train_watch *watch, struct jamba_losses *losses,
                                  struct err *err)
 {
-    char first[SHA256_HEX_SIZE], second[SHA256_HEX_SIZE];
-    self_check_passes(t, losses, first);
+    const uint64_t first = self_check_passes(t, losses);
     if (!run_passes(t, b, watch, losses))
         return STEP_STOPPED;
-    self_check_passes(t, losses, second);
+    const uint64_t second = self_check_passes(t, losses);
     return trainer_check_device(t, err) && self_check_same(t, "gradients", first, second, err)
                ? STEP_DONE
                : STEP_FAILED;

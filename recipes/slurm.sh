@@ -6,7 +6,8 @@
 #
 # Two minutes before the limit Slurm signals this script, which passes it on; jambatune writes a checkpoint
 # and leaves with 75; the job is queued again, and goes on where it was. Any other exit code ends the job and
-# is its own. The program is the one that JAMBATUNE names, else the first on the PATH.
+# is its own. The program is the one that JAMBATUNE names, else the first on the PATH. --overwrite is refused with
+# 64: whether a job that is queued again had begun anew before it was stopped cannot be told.
 #SBATCH --job-name=jambatune
 #SBATCH --output=jambatune-%j.log
 #SBATCH --open-mode=append
@@ -33,17 +34,16 @@ if [ $# -eq 0 ]; then
 fi
 resume=--resume # from the start where there is no checkpoint yet
 for word in "$@"; do
-    # --overwrite is for the first start: later ones go on
-    [ "$word" != --resume ] && [ "$word" != --overwrite ] || resume=
+    case $word in
+    --resume) resume= ;;
+    overwrite_output_dir=false) ;;
+    --overwrite | overwrite_output_dir=*)
+        say "$word: once queued again the job would begin anew each time, or go on with the run that was to be" \
+            "replaced; remove that run's folder first, and leave $word out"
+        exit 64
+        ;;
+    esac
 done
-
-if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
-    words=()
-    for word in "$@"; do
-        [ "$word" = --overwrite ] && resume=--resume || words+=("$word")
-    done
-    set -- "${words[@]}"
-fi
 
 # In the background: bash runs a trap only while it waits. srun hands signals on to the program.
 srun "${JAMBATUNE:-jambatune}" train "$@" $resume &

@@ -62,29 +62,61 @@ void cli_note(const char *format, ...)
     va_end(args);
 }
 
-int cli_end_output(void)
+static bool end_output(struct err *err)
 {
     /* An earlier write may have failed; nothing failed since, so that its reason is still there. */
     const bool flushed = fflush(stdout) == 0;
-    if (flushed && !ferror(stdout))
-        return 0;
+    return (flushed && !ferror(stdout)) ||
+           err_set(err, ERR_IO, "stdout: writing failed: %s", strerror(errno));
+}
+
+int cli_end_output(void)
+{
     struct err err = { 0 };
-    err_set(&err, ERR_IO, "stdout: writing failed: %s", strerror(errno));
-    return cli_fail(&err);
+    return end_output(&err) ? 0 : cli_fail(&err);
+}
+
+/* JSON may hold DEL and U+0080 to U+009F as they are, but some terminals obey them. */
+static void put_json(const char *json)
+{
+    for (; *json != '\0'; json++) {
+        const unsigned char c = (unsigned char)json[0], next = (unsigned char)json[1];
+        const bool is_pair = c == 0xC2 && next < 0xA0;
+        if (is_pair || c == 0x7F)
+            printf("\\u%04X", (unsigned)(is_pair ? next : c));
+        else
+            putchar(c);
+        json += is_pair;
+    }
+    putchar('\n');
+}
+
+static bool print_json(json_t *value, struct err *err)
+{
+    char *json = json_to_text(value, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
+    json_decref(value);
+    if (json == NULL)
+        return err_no_memory(err, "the JSON to print");
+    put_json(json);
+    free(json);
+    return end_output(err);
 }
 
 int cli_end_json(json_t *value)
 {
-    char *json = json_to_text(value, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
-    json_decref(value);
-    if (json == NULL) {
-        struct err err = { 0 };
-        err_no_memory(&err, "the JSON to print");
+    struct err err = { 0 };
+    return print_json(value, &err) ? 0 : cli_fail(&err);
+}
+
+int cli_end_json_copy(json_t *value, const char *folder, const char *name)
+{
+    struct err err = { 0 };
+    if (print_json(value, &err))
+        return 0;
+    if (err.code != ERR_IO)
         return cli_fail(&err);
-    }
-    puts(json);
-    free(json);
-    return cli_end_output();
+    cli_warn("%s; %s/%s has what was to be printed", err.text, folder, name);
+    return 0;
 }
 
 /* ---- the command line ---- */

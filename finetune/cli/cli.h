@@ -92,7 +92,11 @@ int cli_end_output(void);
 /* The same after printing the value as indented JSON, which is given up. NULL: out of memory. */
 int cli_end_json(json_t *value);
 
-/* A JSON string of bytes that may not be UTF-8 (a path): what JSON cannot hold becomes '?'. */
+/* The same of what a file has, too, folder/name: a stdout that does not take it is only a warning
+ * that names the file. */
+int cli_end_json_copy(json_t *value, const char *folder, const char *name);
+
+/* A JSON string of bytes that may not be UTF-8 (a path): those that are not become '?'. */
 json_t *cli_json_string(const char *s);
 
 /* Facts as JSON, or for reading: an object's members line by line, a list of objects as a table.

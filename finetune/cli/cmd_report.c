@@ -1,4 +1,5 @@
 /* jambatune report: runs as one page of HTML. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,6 +95,31 @@ static int make(const char *const *dirs, int64_t n_dir, const char *target, bool
     return code;
 }
 
+/* The folders that tell of a run, into dirs. An error where none does. */
+static bool choose(const struct run_folders *runs, const char *sweep, const char **dirs,
+                   int64_t *n_dir, struct err *err)
+{
+    int64_t n[] = { [RUN_FOLDER_READ] = 0,
+                    [RUN_FOLDER_WAITING] = 0,
+                    [RUN_FOLDER_FAILED] = 0,
+                    [RUN_FOLDER_GONE] = 0 };
+    const char *error = NULL; /* the first */
+    for (int64_t i = 0; i < runs->n; i++) {
+        const struct run_folder *run = &runs->items[i];
+        if (run->state == RUN_FOLDER_READ)
+            dirs[n[RUN_FOLDER_READ]] = run->dir;
+        n[run->state]++;
+        error = error != NULL ? error : run->error;
+    }
+    *n_dir = n[RUN_FOLDER_READ];
+    return *n_dir > 0 ||
+           err_set(err, ERR_NO_INPUT,
+                   "%s: none of the sweep's runs can be shown: %" PRId64 " waiting, %" PRId64
+                   " failed before they began, %" PRId64 " gone%s%s",
+                   sweep, n[RUN_FOLDER_WAITING], n[RUN_FOLDER_FAILED], n[RUN_FOLDER_GONE],
+                   error != NULL ? "; the first failure: " : "", error != NULL ? error : "");
+}
+
 static bool parse(int argc, char **argv, const char **out, bool *json, struct cli_words *words,
                   struct err *err)
 {
@@ -135,14 +161,15 @@ int cmd_report(int argc, char **argv)
     }
     struct run_folders runs = { 0 };
     bool ok = true;
+    int64_t n_dir = 0;
     for (int i = 0; ok && i < words.n_arg; i++)
         ok = run_folders_add(&runs, words.args[i], &err);
-    if (ok && runs.n == 0)
-        ok = err_set(&err, ERR_NO_INPUT, "%s: none of the sweep's runs has begun", words.args[0]);
-    const int code =
-        ok ? make((const char *const *)runs.items, runs.n, out != NULL ? out : own, json)
-           : cli_fail(&err);
+    const char **dirs = ok ? calloc((size_t)runs.n, sizeof *dirs) : NULL;
+    ok = ok && (dirs != NULL || err_no_memory(&err, "the runs' folders")) &&
+         choose(&runs, words.args[0], dirs, &n_dir, &err);
+    const int code = ok ? make(dirs, n_dir, out != NULL ? out : own, json) : cli_fail(&err);
     run_folders_free(&runs);
+    free(dirs);
     free(own);
     return code;
 }

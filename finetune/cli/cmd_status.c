@@ -26,7 +26,9 @@ const char cmd_status_help[] =
     "\n"
     "  state        running (with process and machine), finished, stopped (by a signal: "
     "`jambatune\n"
-    "               train RECIPE --resume` goes on), or dead: killed, or failed\n"
+    "               train RECIPE --resume` goes on), or dead: killed, or failed. Of a sweep's run\n"
+    "               that left nothing: waiting; failed, with the reason, before it began; or gone\n"
+    "               since\n"
     "  step         of how many, and the epoch\n"
     "  speed        over the last 20 steps\n"
     "  time         spent in steps and evaluations; left at that speed\n"
@@ -37,8 +39,10 @@ const char cmd_status_help[] =
     "  log          how many lines of it are damaged, and the first; without a line when none is\n"
     "\n"
     "Options:\n"
-    "  --json    print one JSON object: {\"runs\": [{\"dir\", \"state\", \"step\", ...}]}\n"
-    "  --watch   show it again every two seconds until no run is running\n"
+    "  --json    print one JSON object: {\"runs\": [{\"dir\", \"state\", \"step\", ...}]}; of a "
+    "run\n"
+    "            that left nothing {\"dir\", \"state\"}, and \"error\" where it failed with one\n"
+    "  --watch   show it again every two seconds until no run is running, and no sweep\n"
     "\n"
     "The exit code is 0 when all were read, whatever their state; 66 when a folder is not there "
     "or\n"
@@ -234,6 +238,34 @@ static void put_run(const struct history *h, const struct status *s, struct text
     text_free(&lines);
 }
 
+/* ---- runs that left nothing ---- */
+
+static void put_bare(const struct run_folder *run, struct text *out)
+{
+    static const char *const more[] = { [RUN_FOLDER_WAITING] = "",
+                                        [RUN_FOLDER_FAILED] = " before it began",
+                                        [RUN_FOLDER_GONE] =
+                                            ": it ran, but its files are not there" };
+    struct text lines = { 0 };
+    text_printf(&lines, "%s\n  state       %s%s", run->dir, run_folder_state_name(run->state),
+                more[run->state]);
+    if (run->error != NULL) /* of which a newline would begin another line */
+        text_printf(&lines, ": %.*s", (int)strcspn(run->error, "\n"), run->error);
+    if (lines.data != NULL)
+        put_lines(lines.data, out);
+    out->failed = out->failed || lines.failed;
+    text_free(&lines);
+}
+
+static json_t *bare_json(const struct run_folder *run)
+{
+    json_t *object = json_pack("{s:o, s:s}", "dir", cli_json_string(run->dir), "state",
+                               run_folder_state_name(run->state));
+    if (run->error != NULL)
+        json_object_set_new(object, "error", cli_json_string(run->error));
+    return object;
+}
+
 /* ---- the command ---- */
 
 /* What one look at all folders gave. */
@@ -243,22 +275,25 @@ struct look {
     bool alive;   /* some run is */
 };
 
-static bool look_at(struct look *l, const char *dir, bool as_json, struct err *err)
+static bool look_at(struct look *l, const struct run_folder *run, bool as_json, struct err *err)
 {
     struct history h = { 0 };
     struct status s;
-    bool ok = history_read(&h, dir, err) && status_of(&h, &s, err);
+    const bool is_bare = run->state != RUN_FOLDER_READ;
+    bool ok = is_bare || (history_read(&h, run->dir, err) && status_of(&h, &s, err));
     if (ok && as_json) {
-        ok = json_array_append_new(l->runs, status_json(&h, &s)) == 0;
-        if (!ok)
-            err_no_memory(err, "the JSON to print");
+        json_t *object = is_bare ? bare_json(run) : status_json(&h, &s);
+        ok = json_array_append_new(l->runs, object) == 0 || err_no_memory(err, "the JSON to print");
     } else if (ok) {
         if (l->text.len > 0)
             text_puts(&l->text, "\n");
-        put_run(&h, &s, &l->text);
+        if (is_bare)
+            put_bare(run, &l->text);
+        else
+            put_run(&h, &s, &l->text);
         ok = !l->text.failed || err_no_memory(err, "what is to be printed");
     }
-    l->alive |= h.life == HISTORY_ALIVE;
+    l->alive |= !is_bare && h.life == HISTORY_ALIVE;
     history_free(&h);
     return ok;
 }
@@ -282,14 +317,10 @@ static int look_at_all(const struct cli_words *words, bool as_json, bool clear, 
     }
     for (int64_t i = 0; i < folders.n; i++) {
         struct err err = { 0 };
-        if (!look_at(&l, folders.items[i], as_json, &err))
+        if (!look_at(&l, &folders.items[i], as_json, &err))
             keep_first(&failed, &err);
     }
-    if (folders.n_waiting > 0)
-        text_printf(&l.text, "%s%" PRId64 " more run%s of the sweep %s not begun\n",
-                    l.text.len > 0 ? "\n" : "", folders.n_waiting,
-                    folders.n_waiting == 1 ? "" : "s", folders.n_waiting == 1 ? "has" : "have");
-    *alive = l.alive;
+    *alive = l.alive || folders.sweep_alive;
     run_folders_free(&folders);
     if (clear)
         fputs("\033[H\033[J", stdout);

@@ -301,7 +301,7 @@ int train_run(const struct recipe *recipe, const struct train_flags *flags)
     progress_end(&progress);
     int code = ok && print_closing(&t, &err) ? 0 : cli_fail(&err);
     if (code == 0 && flags->json)
-        code = cli_end_json(summary(&t));
+        code = cli_end_json_copy(summary(&t), recipe->output_dir, "metrics.jsonl");
     trainer_close(&t);
     return code;
 }

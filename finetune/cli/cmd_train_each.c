@@ -160,7 +160,8 @@ static bool write_results(const struct each *e, struct err *err)
 static bool run_one(struct each *e, struct each_run *run, struct err *err)
 {
     struct each_end end = { 0 };
-    if (!each_child_run(&run->recipe, &e->flags, &e->signals, e->lock.lock, &end, err))
+    if (!each_run_mark(run, err) ||
+        !each_child_run(&run->recipe, &e->flags, &e->signals, e->lock.lock, &end, err))
         return false;
     run->ran = true;
     run->code = end.code;
@@ -214,13 +215,12 @@ static int exit_code(const struct each *e)
     return code;
 }
 
-/* The table on stdout. As JSON it is what was asked for; else a stdout that is gone is no failure,
- * for sweep.json has it all. */
+/* The table on stdout. One that is gone is no failure, for sweep.json has it all. */
 static int put_results(const struct each *e, bool as_json)
 {
     json_t *all = results(e);
     if (as_json)
-        return cli_end_json(all);
+        return cli_end_json_copy(all, e->output_dir, SWEEP_FILE);
     json_t *table = all != NULL ? each_table(all) : NULL;
     json_decref(all);
     const int code = cli_end_facts(table, false);
@@ -237,7 +237,8 @@ static int run_sweep(struct each *e, bool as_json)
         const int put = put_results(e, as_json);
         code = code != 0 ? code : put;
         if (code == ERR_STOPPED)
-            cli_note("the sweep was stopped; the same command goes on where it was");
+            cli_note("the sweep was stopped; the same command%s goes on where it was",
+                     e->flags.overwrite ? " without --overwrite" : "");
     }
     each_signals_close(&e->signals);
     output_unlock(&e->lock);

@@ -3,10 +3,12 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "finetune/cli/cli.h"
 #include "finetune/train/base_digest.h"
 #include "finetune/train/history.h"
+#include "finetune/train/output.h"
 #include "kernels/core/file.h"
 #include "kernels/core/sha256.h"
 #include "kernels/core/text.h"
@@ -25,10 +27,46 @@ static void take_history(struct each_run *run, const struct history *h)
         run->seconds += isfinite(h->steps[i].seconds) ? h->steps[i].seconds : 0;
 }
 
+static bool find_mark(const struct each_run *run, struct each_mark *mark, struct err *err)
+{
+    struct stat st;
+    char *path = file_join(run->folder, OUTPUT_FACTS_NAME);
+    *mark = (struct each_mark){ 0 };
+    if (path == NULL)
+        return err_no_memory(err, run->folder);
+    if (stat(path, &st) == 0)
+        *mark = (struct each_mark){ true, st.st_ino, st.st_mtim };
+    free(path);
+    return true;
+}
+
+bool each_run_mark(struct each_run *run, struct err *err)
+{
+    return find_mark(run, &run->mark, err);
+}
+
+/* Whether the run that was marked has begun since. */
+static bool has_begun(const struct each_run *run, bool *begun, struct err *err)
+{
+    const struct each_mark *was = &run->mark;
+    struct each_mark now;
+    if (!find_mark(run, &now, err))
+        return false;
+    *begun = now.is_there && !(was->is_there && now.inode == was->inode &&
+                               now.written.tv_sec == was->written.tv_sec &&
+                               now.written.tv_nsec == was->written.tv_nsec);
+    return true;
+}
+
 bool each_run_read(struct each_run *run, struct err *err)
 {
     struct history h = { 0 };
     struct err why = { 0 };
+    bool begun = false;
+    if (!has_begun(run, &begun, err))
+        return false;
+    if (!begun && run->status != EACH_FINISHED)
+        return true;
     const bool ok = history_read(&h, run->folder, &why);
     if (ok)
         take_history(run, &h);

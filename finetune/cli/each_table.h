@@ -5,11 +5,20 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
+#include <time.h>
 
 #include "recipes/recipe.h"
 #include "recipes/sweep.h"
 
 enum each_status { EACH_WAITING, EACH_FINISHED, EACH_STOPPED, EACH_FAILED };
+
+/* Which run.json is in a run's folder. Each run writes its own when it begins. */
+struct each_mark {
+    bool is_there;
+    ino_t inode;
+    struct timespec written;
+};
 
 struct each_run {
     const struct sweep_run *word; /* borrowed */
@@ -19,13 +28,17 @@ struct each_run {
     bool ran; /* in this process: it has a code */
     int code;
     char *messages; /* of its failure */
+    struct each_mark mark;
     /* From its log; without one NaN, and steps -1 and 0. */
     double validation, loss, seconds;
     int64_t best_step, step;
 };
 
-/* Fills in what the folder's log says; that of a run that failed may be missing or damaged, which
- * changes nothing. */
+/* Before the run: remembers what an earlier one has left in the folder. */
+bool each_run_mark(struct each_run *run, struct err *err);
+
+/* After it: fills in what the folder's log says. The log of a run that failed may be missing,
+ * damaged, or an earlier run's where this one never began, which changes nothing. */
 bool each_run_read(struct each_run *run, struct err *err);
 
 /* Whether the folder has the whole run of this recipe: finished, its adapter there, and the base

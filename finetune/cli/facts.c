@@ -172,10 +172,12 @@ static void put_object(json_t *object, int indent, struct text *out)
 json_t *cli_json_string(const char *s)
 {
     char *copy = text_copy(s);
-    if (copy != NULL)
-        report_clean(copy);
-    else
+    const size_t n = strlen(s);
+    size_t bad = 0;
+    if (copy == NULL)
         json_memory_fail();
+    for (size_t at = 0; copy != NULL && !text_is_utf8(copy + at, n - at, &bad); at += bad + 1)
+        copy[at + bad] = '?';
     json_t *string = copy != NULL ? json_string(copy) : NULL;
     free(copy);
     return string;

@@ -311,13 +311,21 @@ static bool take_lines(struct history *h, struct log_reader *r, size_t seen, str
     return r->rest.len <= LONGEST_LINE || skip_long_line(h, r, err);
 }
 
+/* A last line without its end is one that a kill cut short, and is left out. Such a one has no zero
+ * bytes: those are what a file system leaves that lost power. */
+static bool end_lines(struct history *h, struct log_reader *r, struct err *err)
+{
+    const bool has_zero = r->rest.len > 0 && memchr(r->rest.data, '\0', r->rest.len) != NULL;
+    return !has_zero || take_line(h, r, r->rest.data, r->rest.len, err);
+}
+
 static bool read_lines(struct history *h, struct log_reader *r, int fd, struct err *err)
 {
     char piece[PIECE];
     for (;;) {
         const ssize_t n = read(fd, piece, sizeof piece);
         if (n == 0)
-            return true;
+            return end_lines(h, r, err);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
@@ -429,6 +437,16 @@ static bool probe_lock(struct history *h, bool *found, struct err *err)
         ok = probe_exclusive(h, err);
     }
     close(fd);
+    return ok;
+}
+
+bool history_is_held(const char *dir, bool *held, struct err *err)
+{
+    struct history h = { .dir = text_copy(dir), .life = HISTORY_DEAD };
+    bool has_lock = false;
+    const bool ok = (h.dir != NULL || err_no_memory(err, dir)) && probe_lock(&h, &has_lock, err);
+    *held = ok && h.life == HISTORY_ALIVE;
+    history_free(&h);
     return ok;
 }
 

@@ -7,9 +7,10 @@
  *     history_free(&h);
  *
  * The log of a killed run may end in half a line, which is left out; a line that is no object of
- * ours (a file system that lost power may leave some) is passed over and counted, and is an error
- * only where nothing else is there. A step that is there twice makes the earlier one and all that
- * came after it void: the run went back to before it. Steps and evaluations are in ascending order.
+ * ours, or zeros at the end (a file system that lost power may leave some), is passed over and
+ * counted, and is an error only where nothing else is there. A step that is there twice makes the
+ * earlier one and all that came after it void: the run went back to before it. Steps and
+ * evaluations are in ascending order.
  */
 #ifndef FINETUNE_TRAIN_HISTORY_H
 #define FINETUNE_TRAIN_HISTORY_H
@@ -77,6 +78,10 @@ struct history {
  * after an error it is empty. */
 bool history_read(struct history *h, const char *dir, struct err *err);
 void history_free(struct history *h);
+
+/* Whether a process holds the folder's run.lock: a run's, from before it has loaded anything, or a
+ * sweep's. A folder without one is not held. */
+bool history_is_held(const char *dir, bool *held, struct err *err);
 
 const char *
 history_life_name(enum history_life life); /* "running", "finished", "stopped", "dead" */

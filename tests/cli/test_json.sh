@@ -90,6 +90,17 @@ is_json 0 import $models/moe_gqa_untied/adapter "$scratch/imported" --json
 is_json 0 export "$scratch/imported" --to peft "$scratch/exported" --json
 is_json 0 train "$recipe" --json
 has '^  "step": 2,$' '^  "stopped_early": false,$' '^  "resumed_from": null$'
+run=$scratch/unprinted
+"$program" train "$recipe" --json output_dir="$run" >/dev/full 2>"$err"
+check 'train --json: a full disk is no failure of the run' same \
+    "0 jambatune: warning: stdout: writing failed: No space left on device; $run/metrics.jsonl has what was to be printed" \
+    "$? $(tail -n 1 "$err")"
+"$program" train "$recipe" --json output_dir="$run" --overwrite >&- 2>"$err"
+check 'train --json: a closed stdout is none' same \
+    "0 jambatune: warning: stdout: writing failed: Bad file descriptor; $run/metrics.jsonl has what was to be printed" \
+    "$? $(tail -n 1 "$err")"
+"$program" eval "$recipe" --json --data "$scratch/data.jsonl" >/dev/full 2>"$err"
+check 'eval --json: what it makes is lost' same "74 jambatune: stdout: writing failed: No space left on device" "$? $(tail -n 1 "$err")"
 is_json 0 train "$recipe" --json --each lora_r=2,4
 has '^      "status": "finished",$'
 is_json 0 status "$scratch/out" --json

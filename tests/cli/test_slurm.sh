@@ -106,6 +106,15 @@ check '--resume is not given twice' same "$program train $scratch/none.yaml --re
 submit ""
 check 'no recipe: 64' same 64 "$code"
 
+for word in --overwrite overwrite_output_dir=true overwrite_output_dir=yes; do
+    submit "" "$recipe" "$word" output_dir="$scratch/straight"
+    check "$word: 64" same 64 "$code"
+    check "$word: nothing is started" [ ! -e "$scratch/srun" ]
+    check "$word: says why" grep -q "^slurm.sh: job 4711: $word: once queued again .*; remove that run's folder first" "$log"
+done
+submit "" "$scratch/none.yaml" overwrite_output_dir=false
+check 'overwrite_output_dir=false: the run is started' same 66 "$code"
+
 JAMBATUNE=/no/such/program submit "" "$recipe"
 check 'no program: 127' same 127 "$code"
 

@@ -144,6 +144,12 @@ status 0 "$scratch/damaged"
 shows "  log         1 damaged line is passed over; the first: $scratch/damaged/metrics.jsonl:1: not valid JSON: .*"
 status 0 "$scratch/damaged" --json
 shows ' *"damaged_lines": 1'
+head -3 "$done/metrics.jsonl" >"$scratch/damaged/metrics.jsonl"
+head -c 5000 /dev/zero >>"$scratch/damaged/metrics.jsonl"
+status 0 "$scratch/damaged"
+shows "  log         1 damaged line is passed over; the first: $scratch/damaged/metrics.jsonl:4: not valid JSON: .*"
+head -c 5000 /dev/zero >"$scratch/damaged/metrics.jsonl"
+refuses 65 "jambatune: $scratch/damaged/metrics.jsonl:1: not valid JSON: has a zero byte, at byte 0" "$scratch/damaged"
 # Numbers that no run has: sums, differences and whole numbers of them are none.
 mkdir "$scratch/extreme"
 log=$scratch/extreme/metrics.jsonl
@@ -155,6 +161,87 @@ for step in $(seq 60); do
 done >"$log"
 status 0 "$scratch/extreme"
 shows '  loss        [_!]*![_!]* 1.*00 \(60 steps\)' '  time        \? spent'
+
+# ---- sweeps ----
+
+sweep=$scratch/sweep
+mkdir -p "$sweep/refused" "$sweep/later"
+cp -r "$done" "$sweep/done"
+touch "$sweep/refused/run.lock" "$sweep/later/run.lock"
+cat >"$sweep/sweep.json" <<'JSON'
+{"format": 1, "runs": [
+    {"run": "done", "status": "finished", "steps": 6, "error": null},
+    {"run": "refused", "status": "failed", "steps": 0, "error": ["no room\u001b[31m\n  state       finished", "more"]},
+    {"run": "silent", "status": "failed", "steps": 0, "error": null},
+    {"run": "stopped", "status": "stopped", "steps": 0, "error": ["stopped by a signal"]},
+    {"run": "later", "status": "waiting"},
+    {"run": "removed", "status": "finished", "steps": 6}
+]}
+JSON
+status 0 "$sweep"
+check 'sweep: in its order' same "done refused silent stopped later removed" "$(sed -n "s|^$sweep/||p" "$out" | xargs)"
+for run_state in 'refused|failed before it began: no room?[31m' 'silent|failed before it began' 'stopped|waiting' 'later|waiting' \
+    'removed|gone: it ran, but its files are not there'; do
+    check "sweep: $run_state" same "  state       ${run_state#*|}" "$(grep -FxA1 "$sweep/${run_state%|*}" "$out" | tail -n 1)"
+done
+check 'sweep: one finished' same 1 "$(grep -c '^  state       finished$' "$out")"
+status 0 "$sweep" --json
+check 'sweep: states in JSON' same '"finished", "failed", "failed" "waiting" "waiting" "gone"' \
+    "$(sed -n 's/^      "state": //p' "$out" | tr '\n' ' ' | sed 's/ $//')"
+check 'sweep: the error in JSON' same 1 "$(grep -cF '      "error": "no room\u001B[31m\n  state       finished"' "$out")"
+check 'sweep: one error' same 1 "$(grep -c '"error"' "$out")"
+
+# One that has begun to load, under a sweep that is alive: neither is over.
+hold() { # FOLDER: holds its lock until $scratch/hold is gone
+    touch "$1/run.lock" "$scratch/hold"
+    flock "$1/run.lock" sh -c "while [ -e '$scratch/hold' ]; do sleep 0.1; done" &
+    holder=$!
+    while flock -n "$1/run.lock" true; do sleep 0.05; done
+}
+hold "$sweep/later"
+status 0 "$sweep"
+check 'a run that is loading' same '  state       running' "$(grep -FxA1 "$sweep/later" "$out" | tail -n 1)"
+rm "$scratch/hold"
+wait $holder
+hold "$sweep"
+timeout 60 "$program" status --watch "$sweep" >"$scratch/watched" &
+watcher=$!
+sleep 0.5
+check '--watch stays with a sweep between two runs' kill -0 $watcher
+rm "$scratch/hold"
+wait $watcher
+check '--watch ends with the sweep' same 0 $?
+wait $holder
+
+# A run in the sweep's folder itself; a sweep.json that is none of ours.
+cp "$done/run.json" "$done/metrics.jsonl" "$sweep"
+status 0 "$sweep"
+check 'a run and a sweep: the run first' same "$sweep $sweep/done" "$(grep "^$sweep" "$out" | head -n 2 | xargs)"
+for foreign in nonsense '[]' '{"runs": 5}' '{"runs": [{"run": "a"}]}' '{"format": 2, "runs": [{"run": "a"}]}' '{"runs": []}'; do
+    echo "$foreign" >"$sweep/sweep.json"
+    status 0 "$sweep"
+    check "a run beside $foreign" same "$sweep" "$(grep "^$sweep" "$out")"
+done
+rm "$sweep/sweep.json" && mkdir "$sweep/sweep.json"
+status 0 "$sweep"
+check 'a run beside a folder of that name' same "$sweep" "$(grep "^$sweep" "$out")"
+rmdir "$sweep/sweep.json"
+none="is no sweep's table; expected \"format\": 1 and a list of \"runs\""
+rm "$sweep/run.json" "$sweep/metrics.jsonl"
+echo '{"format": 2, "runs": [{"run": "a"}]}' >"$sweep/sweep.json"
+refuses 65 "jambatune: $sweep/sweep.json: $none" "$sweep"
+echo '{"format": 1, "runs": {}}' >"$sweep/sweep.json"
+refuses 65 "jambatune: $sweep/sweep.json: $none" "$sweep"
+mkdir "$scratch/empty"
+echo '{"runs": []}' >"$scratch/empty/sweep.json"
+refuses 66 "jambatune: $scratch/empty: is no run's folder: it has neither metrics.jsonl nor run.json; expected the output_dir of a run" "$scratch/empty"
+
+# A path as JSON spells it; what a terminal would obey does not come through.
+strange=$scratch/$(printf 'a\tb\nc\302\233d\377')
+cp -r "$done" "$strange"
+status 0 "$strange" --json
+check 'a strange path' grep -qF '/a\tb\nc\u009Bd?",' "$out"
+
 usage='jambatune status DIR [DIR ...] [--json] [--watch]'
 refuses 64 "jambatune: command line: names nothing to work on; usage: $usage"
 refuses 64 'jambatune: command line: --watch: does not go with --json' "$done" --watch --json
@@ -183,7 +270,7 @@ shows '  step        4 of 1000000 \(0\.0 %\); 1 not applied, for their loss or g
     '  loss        #!_! inf \(4 steps\)' '  evaluation  nan at step 4; best 1\.5000 at step 3' \
     '  last event  saved after step 4: \?\[31mred, today'
 status 0 "$odd" --json
-shows ' +"loss": "Infinity",' ' +"loss": "NaN"' ' +"NaN",' ' +"text": "\?\[31mred",'
+shows ' +"loss": "Infinity",' ' +"loss": "NaN"' ' +"NaN",' ' +"text": "\\u001B\[31mred",'
 : >"$odd/metrics.jsonl"
 rm "$odd/run.json"
 status 0 "$odd"

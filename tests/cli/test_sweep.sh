@@ -84,7 +84,8 @@ mv "$scratch/out" "$scratch/moved"
 mv "$scratch/moved/$first" "$scratch/later"
 "$program" status "$scratch/moved" >"$out" 2>"$err"
 check 'status: three of four' same "0 3" "$? $(grep -c '^  state       finished$' "$out")"
-check 'status: one to come' grep -qx '1 more run of the sweep has not begun' "$out"
+check 'status: one is gone' same "  state       gone: it ran, but its files are not there" \
+    "$(grep -FxA1 "$scratch/moved/$first" "$out" | tail -n 1)"
 mv "$scratch/later" "$scratch/moved/$first"
 "$program" report "$scratch/moved" --json >"$out" 2>"$err"
 check 'report of the sweep' same "0 4" "$? $(grep -c '^      "dir": ' "$out")"
@@ -115,6 +116,7 @@ check 'an adapter is gone: made again' same "$adapter" "$(sha256sum <"$scratch/o
 sweep lora_target_modules='[q_proj,v_proj],all-linear' lr=1e-4,1e-2 test_datasets="$scratch/data.jsonl" weight_decay=0.5
 check 'another recipe' same 78 "$code"
 check 'another recipe: no run' same 4 "$(column 2 | grep -c '^failed$')"
+check 'another recipe: no losses, which are those of the runs before' same 0 "$(head -n 3 "$out" | grep -c -e loss -e validation)"
 check 'another recipe: the key' same 4 "$(grep -c "another value of 'weight_decay'" "$out")"
 sweep lora_target_modules='[q_proj,v_proj],all-linear' lr=1e-4,1e-2 test_datasets="$scratch/data.jsonl" weight_decay=0.5 --overwrite
 check '--overwrite' same 0 "$code"
@@ -147,6 +149,15 @@ check 'runs that fail' same 78 "$code"
 check 'runs that fail: the others go on' same "finished failed failed" "$(column 2 | xargs)"
 check 'runs that fail: listed' grep -qE "^  lora_target_modules=_q_porj_~[0-9a-f]+ +failed .* 78 .*: 'q_porj' matches no module; did you mean 'q_proj'\?$" "$out"
 check 'runs that fail: without validation data by the last loss' grep -qE "^  run +status +loss +steps +seconds +code +error$" "$out"
+"$program" status "$scratch/failing" >"$out" 2>"$err"
+check 'runs that fail: status' same "0 1 2" "$? $(grep -c '^  state       finished$' "$out") $(grep -c "^  state       failed before it began: .*matches no module" "$out")"
+"$program" report "$scratch/failing" --json >"$out" 2>"$err"
+check 'runs that fail: report shows the other' same "0 1" "$? $(grep -c '^      "dir": ' "$out")"
+sweep lora_target_modules='[q_porj],[v_prjo]' output_dir="$scratch/none"
+check 'all runs fail' same 78 "$code"
+"$program" report "$scratch/none" >"$out" 2>"$err"
+check 'all runs fail: report' same 66 $?
+check 'all runs fail: report says so' grep -qE "^jambatune: $scratch/none: none of the sweep's runs can be shown: 0 waiting, 2 failed before they began, 0 gone; the first failure: .*'q_porj' matches no module" "$err"
 
 # A run that is killed is listed, the next one runs.
 long="max_steps=1000000 save_steps=100 micro_batch_size=2"
@@ -161,7 +172,7 @@ check 'the next run is on' wait_for "$scratch/killed/lora_r=2/metrics.jsonl" '"s
 kill -TERM "$(pgrep -P $sweep)"
 wait $sweep
 check 'a sweep that is stopped' same 75 $?
-check 'a killed run' grep -qE "^  lora_r=4 +failed .* 137 +ended by signal 9 \(Killed\)" "$out"
+check 'a killed run' grep -qE "^  lora_r=4 +failed +[0-9.]+ +[0-9]+ .* 137 +ended by signal 9 \(Killed\)" "$out"
 check 'a stopped run' grep -qE "^  lora_r=2 +stopped .* 75 +stopped by a signal" "$out"
 check 'a stopped run has a checkpoint' [ -n "$(compgen -G "$scratch/killed/lora_r=2/checkpoint-*")" ]
 
@@ -180,6 +191,16 @@ wait $sweep
 check 'USR1' same 75 $?
 check 'USR1: the second run waits' same "stopped waiting" "$(column 2 | xargs)"
 check 'USR1: says how to go on' grep -q '^jambatune: note: the sweep was stopped; the same command goes on where it was$' "$err"
+
+# shellcheck disable=SC2086
+"$program" train "$recipe" --each --overwrite $steps lora_r=4,2 output_dir="$scratch/anew" >"$out" 2>"$err" </dev/null &
+sweep=$!
+check 'a run is on' wait_for "$scratch/anew/lora_r=4/metrics.jsonl" '"step": *20,'
+kill -USR1 $sweep
+wait $sweep
+check 'USR1 with --overwrite' same 75 $?
+check 'USR1 with --overwrite: says how to go on' \
+    grep -q '^jambatune: note: the sweep was stopped; the same command without --overwrite goes on where it was$' "$err"
 
 # The sweep itself is killed: its run saves and leaves, and the next start resumes it.
 # shellcheck disable=SC2086
@@ -206,6 +227,8 @@ check 'the same bytes as without a stop' same "$(sha256sum <"$scratch/straight/a
 check 'a full stdout is no failure' same 0 $?
 # shellcheck disable=SC2086
 "$program" train "$recipe" --each $steps lora_r=4,2 output_dir="$scratch/cut" --json >/dev/full 2>"$err"
-check 'but where JSON was asked for' same 74 $?
+check 'nor as JSON, which sweep.json has' same \
+    "0 jambatune: warning: stdout: writing failed: No space left on device; $scratch/cut/sweep.json has what was to be printed" \
+    "$? $(tail -n 1 "$err")"
 
 end

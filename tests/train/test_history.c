@@ -324,6 +324,42 @@ static void zeros_are_one_damaged_line(void **state)
     close_both(&h, folder);
 }
 
+/* The same at the end, where a line that a kill cut short is left out. */
+static void zeros_at_the_end_are_damage(void **state)
+{
+    (void)state;
+    static const char log[] = "{\"step\":1,\"loss\":2.5}\n{\"step\":2,\"lo\0\0\0\0";
+    static const struct {
+        size_t n; /* bytes of the log */
+        int64_t n_damaged;
+    } cases[] = {
+        { sizeof log - 5, 0 }, /* only cut short */
+        { sizeof log - 1, 1 },
+        { sizeof log - 4, 1 },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct history h;
+        char *folder = tiny_scratch_make();
+        tiny_file_write(folder, "metrics.jsonl", log, cases[i].n);
+        read_ok(&h, folder);
+        assert_int_equal(h.n_step, 1);
+        assert_int_equal(h.n_damaged, cases[i].n_damaged);
+        if (h.n_damaged > 0)
+            assert_non_null(strstr(h.damage.text, "metrics.jsonl:2: not valid JSON"));
+        close_both(&h, folder);
+    }
+
+    struct history h;
+    char *folder = tiny_scratch_make();
+    tiny_file_write(folder, "metrics.jsonl", log + sizeof log - 5, 4);
+    expect_error(folder, ERR_DATA,
+                 "DIR/metrics.jsonl:1: not valid JSON: has a zero byte, at byte 0");
+    write_file(folder, "run.json", "{\"n_step\":7}");
+    read_ok(&h, folder);
+    assert_int_equal(h.n_damaged, 1);
+    close_both(&h, folder);
+}
+
 static void a_log_of_nothing_but_damage_is_an_error(void **state)
 {
     (void)state;
@@ -496,6 +532,20 @@ static void a_run_whose_lock_is_held_is_alive(void **state)
     }
 }
 
+static void a_folder_is_held_while_its_lock_is(void **state)
+{
+    (void)state;
+    struct err err = { 0 };
+    bool held = true;
+    char *folder = tiny_scratch_make();
+    assert_true(history_is_held(folder, &held, &err) && !held); /* nothing is there */
+    const pid_t child = hold_lock(folder, "");
+    assert_true(history_is_held(folder, &held, &err) && held);
+    end_process(child);
+    assert_true(history_is_held(folder, &held, &err) && !held);
+    tiny_scratch_remove(folder);
+}
+
 /* The lock can be taken after it was looked at, and by two who look at once. */
 static void looking_leaves_no_lock_behind(void **state)
 {
@@ -526,11 +576,13 @@ int main(void)
         cmocka_unit_test(parts_may_be_missing),
         cmocka_unit_test(a_line_that_is_not_ours_is_passed_over_and_told),
         cmocka_unit_test(zeros_are_one_damaged_line),
+        cmocka_unit_test(zeros_at_the_end_are_damage),
         cmocka_unit_test(a_log_of_nothing_but_damage_is_an_error),
         cmocka_unit_test(a_folder_that_is_no_runs_is_refused),
         cmocka_unit_test(a_long_log_is_read_quickly),
         cmocka_unit_test(a_line_may_be_long_but_not_endless),
         cmocka_unit_test(a_run_whose_lock_is_held_is_alive),
+        cmocka_unit_test(a_folder_is_held_while_its_lock_is),
         cmocka_unit_test(looking_leaves_no_lock_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

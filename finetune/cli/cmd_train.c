@@ -60,7 +60,7 @@ const char cmd_train_help[] =
     "\n"
     "INT, TERM, HUP or USR1: a checkpoint is written, exit status 75, and the same command with "
     "--resume goes on;\n"
-    "a second one ends at once. USR2: a checkpoint is written and the run goes on. A step with a "
+    "a second INT ends at once. USR2: a checkpoint is written and the run goes on. A step with a "
     "non-finite loss or\n"
     "gradient is left out and logged with its documents; after max_nonfinite_steps of them the run "
     "stops with 76.\n"
@@ -113,9 +113,10 @@ static void leave_if_idle(void)
     _exit(ERR_STOPPED);
 }
 
-/* The first signal asks the run to stop. A later one ends the program at once, but not one that
+/* The first signal asks the run to stop. A later INT ends the program at once, but not one that
  * comes with the first: timeout(1) signals its child and then the child's group, and so do other
- * supervisors. */
+ * supervisors. These may also repeat the others while a checkpoint is written: that changes
+ * nothing. */
 static void *await_signals(void *unused)
 {
     (void)unused;
@@ -129,7 +130,7 @@ static void *await_signals(void *unused)
         clock_gettime(CLOCK_MONOTONIC, &now);
         const double since =
             (double)(now.tv_sec - first.tv_sec) + 1e-9 * (double)(now.tv_nsec - first.tv_nsec);
-        if (since > 0.3)
+        if (number == SIGINT && since > 0.3)
             _exit(128 + number);
     }
 }

@@ -11,6 +11,7 @@
 #include "finetune/train/options.h"
 #include "finetune/train/save.h"
 #include "kernels/core/file.h"
+#include "kernels/core/manifest.h"
 #include "lora/agree.h"
 #include "lora/format_peft.h"
 
@@ -151,6 +152,14 @@ static bool is_own(const struct trainer *t, const char *path, bool *own, struct 
     return ok;
 }
 
+static bool has_manifest(const char *dir)
+{
+    char *path = file_join(dir, MANIFEST_NAME);
+    const bool has = path == NULL || file_exists(path); /* without memory it is told later */
+    free(path);
+    return has;
+}
+
 /* The checkpoint that the recipe asks for into t->resumed, or NULL where `auto` finds none. */
 static bool choose_checkpoint(struct trainer *t, struct err *err)
 {
@@ -166,6 +175,13 @@ static bool choose_checkpoint(struct trainer *t, struct err *err)
         return err_set(err, ERR_NO_INPUT,
                        "resume_from_checkpoint: %s: is no folder; expected a checkpoint-N, or "
                        "'auto'",
+                       from) ||
+               add_place(r, err);
+    if (!has_manifest(from))
+        return err_set(err, ERR_NO_INPUT,
+                       "resume_from_checkpoint: %s: is no checkpoint, it has no " MANIFEST_NAME
+                       "; expected the folder checkpoint-N of a run, or 'auto' for the newest in "
+                       "output_dir",
                        from) ||
                add_place(r, err);
     bool own = false;

@@ -332,6 +332,39 @@ for signal in TERM INT HUP USR1; do
     check "$signal: the checkpoint is an adapter" same 0 \
         "$("$program" inspect "$scratch"/stopped/checkpoint-* >"$out" 2>&1; echo $?)"
 done
+# A run that cannot get on, for nobody reads what it prints: a second TERM changes nothing, a second INT ends it.
+mkfifo "$scratch/unread"
+sleep 300 <"$scratch/unread" &
+reader=$!
+cat >"$scratch/ids.jsonl" <<'JSONL'
+{"input_ids": [1, 5, 6, 7, 2]}
+JSONL
+cat >"$scratch/ids.yaml" <<YAML
+base_model: $PWD/tests/fixtures/models/moe_gqa_untied
+datasets: [{path: ids.jsonl, type: input_ids}]
+sequence_len: 8
+max_steps: 1000000
+logging_steps: 1
+save_steps: 0
+YAML
+"$program" train "$scratch/ids.yaml" output_dir="$scratch/stuck" 2>"$scratch/unread" >"$out" </dev/null &
+steps=-1
+for _ in $(seq 600); do
+    now=$(grep -c . "$scratch/stuck/metrics.jsonl" 2>/dev/null)
+    [ "${now:-0}" -gt 100 ] && [ "$now" = "$steps" ] && break
+    kill -0 $! 2>/dev/null || break
+    steps=$now
+    sleep 0.2
+done
+kill -s TERM $!
+sleep 0.5
+kill -s TERM $!
+sleep 0.5
+check 'a second TERM: goes on saving' kill -0 $!
+kill -s INT $!
+wait $!
+check 'a second signal, INT: ends at once' same 130 $?
+kill $reader
 set +m
 timeout -s TERM -k 20 0.01 "$program" train recipes/quickstart/quickstart.yaml num_epochs=10000 \
     output_dir="$scratch/early" >"$out" 2>"$err" </dev/null

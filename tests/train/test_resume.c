@@ -280,6 +280,19 @@ static void another_file_beside_the_base_is_no_change(void **state)
     tiny_scratch_remove(folder);
 }
 
+static void a_folder_that_is_no_checkpoint_is_told(void **state)
+{
+    (void)state;
+    char *folder = runs_make("dense_mqa_tied"), key[600];
+    stop_after(folder, "out", 2, KEYS("max_steps=4"));
+    snprintf(key, sizeof key, "resume_from_checkpoint=%s/out", folder);
+    expect_refusal(folder, KEYS("max_steps=4", key), ERR_NO_INPUT,
+                   "resume_from_checkpoint: DIR/out: is no checkpoint, it has no manifest.json; "
+                   "expected the folder checkpoint-N of a run, or 'auto' for the newest in "
+                   "output_dir");
+    tiny_scratch_remove(folder);
+}
+
 /* Without checkpoints there is nothing to go on from, nor to say that it is done. */
 static void a_finished_run_without_checkpoints_is_not_begun_again(void **state)
 {
@@ -621,6 +634,7 @@ int main(void)
         cmocka_unit_test(a_changed_recipe_is_refused_with_the_key),
         cmocka_unit_test(changed_data_and_another_base_are_refused),
         cmocka_unit_test(another_file_beside_the_base_is_no_change),
+        cmocka_unit_test(a_folder_that_is_no_checkpoint_is_told),
         cmocka_unit_test(a_finished_run_without_checkpoints_is_not_begun_again),
         cmocka_unit_test(an_allowed_change_is_made_and_recorded),
         cmocka_unit_test(a_change_after_the_last_step_is_refused),

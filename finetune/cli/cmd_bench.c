@@ -4,8 +4,8 @@
 
 #include "finetune/cli/cli.h"
 #include "finetune/cli/commands.h"
-#include "finetune/train/bench.h"
-#include "finetune/train/bench_ops.h"
+#include "finetune/bench/bench.h"
+#include "finetune/bench/ops.h"
 
 const char cmd_bench_help[] =
     "usage: jambatune bench [RECIPE] [base_model=MODEL] [key=value ...]\n"

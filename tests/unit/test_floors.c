@@ -28,7 +28,7 @@ static const struct room rooms[] = {
     { "kernels", 1, 2 },         { "lora", 2, 20 },           { "datasets", 2, 25 },
     { "finetune/model", 3, 25 }, { "recipes", 3, 18 },        { "finetune/generate", 4, 4 },
     { "finetune/train", 5, 12 }, { "finetune/export", 5, 2 }, { "finetune/report", 6, 9 },
-    { "finetune/cli", 7, 15 },   { "tests", 8, 30 },
+    { "finetune/bench", 6, 8 },  { "finetune/cli", 7, 15 },   { "tests", 8, 30 },
 };
 enum { N_ROOM = sizeof rooms / sizeof *rooms, PATH_SIZE = 512, COMMANDS_FLOOR = 7, TESTS_FLOOR };
 

@@ -1,4 +1,4 @@
-#include "finetune/train/bench_operands.h"
+#include "finetune/bench/operands.h"
 
 #include <assert.h>
 #include <inttypes.h>

@@ -1,4 +1,4 @@
-#include "finetune/train/bench_calls.h"
+#include "finetune/bench/calls.h"
 
 #include <stdlib.h>
 #include <string.h>

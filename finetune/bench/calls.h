@@ -4,11 +4,11 @@
  *     ok = bench_calls_list(&calls, &shapes, err);
  *     free(calls.list);
  */
-#ifndef FINETUNE_TRAIN_BENCH_CALLS_H
-#define FINETUNE_TRAIN_BENCH_CALLS_H
+#ifndef FINETUNE_BENCH_CALLS_H
+#define FINETUNE_BENCH_CALLS_H
 
 #include "finetune/model/engine.h"
-#include "finetune/train/bench_operands.h"
+#include "finetune/bench/operands.h"
 #include "recipes/recipe.h"
 
 /* Where calls are counted. */

@@ -10,8 +10,8 @@
  * A pointer that is NULL in args stays NULL. Operands that are one in the recorded call are
  * separate here: repeated in place, values would grow or die out.
  */
-#ifndef FINETUNE_TRAIN_BENCH_OPERANDS_H
-#define FINETUNE_TRAIN_BENCH_OPERANDS_H
+#ifndef FINETUNE_BENCH_OPERANDS_H
+#define FINETUNE_BENCH_OPERANDS_H
 
 #include "kernels/ops.h"
 

@@ -11,10 +11,10 @@
  * than the caches. So no weights are needed, and no op or shape is forgotten. Rows of an expert are
  * an even share.
  */
-#ifndef FINETUNE_TRAIN_BENCH_OPS_H
-#define FINETUNE_TRAIN_BENCH_OPS_H
+#ifndef FINETUNE_BENCH_OPS_H
+#define FINETUNE_BENCH_OPS_H
 
-#include "finetune/train/bench_calls.h"
+#include "finetune/bench/calls.h"
 #include "recipes/recipe.h"
 
 struct bench_ops_options {

@@ -1,10 +1,10 @@
-#include "finetune/train/bench.h"
+#include "finetune/bench/bench.h"
 
 #include <stdlib.h>
 #include <time.h>
 
 #include "finetune/model/engine.h"
-#include "finetune/train/bench_ops.h"
+#include "finetune/bench/ops.h"
 #include "finetune/train/optim.h"
 #include "finetune/train/options.h"
 #include "kernels/core/device.h"

@@ -9,8 +9,8 @@
  * device a step is timed as it runs, and taken once more with waiting after each op to see where
  * the time goes.
  */
-#ifndef FINETUNE_TRAIN_BENCH_H
-#define FINETUNE_TRAIN_BENCH_H
+#ifndef FINETUNE_BENCH_BENCH_H
+#define FINETUNE_BENCH_BENCH_H
 
 #include "finetune/model/plan.h"
 #include "kernels/timing/timing.h"

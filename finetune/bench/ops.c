@@ -1,4 +1,4 @@
-#include "finetune/train/bench_ops.h"
+#include "finetune/bench/ops.h"
 
 #include <math.h>
 #include <stdio.h>

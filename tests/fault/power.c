@@ -37,10 +37,12 @@ struct power {
 
 enum way_to_end { END_DONE, END_KILLED, END_STOPPED };
 
-/* Killed after its write number kill_at, or stopped so many seconds after its beginning. False:
- * that was too late, or too early for a checkpoint. */
-static bool record(struct power *w, const char *log, enum way_to_end end, int64_t kill_at,
-                   double stop_after)
+/* When a signal came: before there was a step to save, in time, or after the end. */
+enum timing { TOO_EARLY, IN_TIME, TOO_LATE };
+
+/* Killed after its write number kill_at, or stopped so many seconds after its beginning. */
+static enum timing record(struct power *w, const char *log, enum way_to_end end, int64_t kill_at,
+                          double stop_after)
 {
     static const int codes[] = { [END_DONE] = 0, [END_KILLED] = 128 + SIGKILL, [END_STOPPED] = 75 };
     struct landing r;
@@ -56,11 +58,39 @@ static bool record(struct power *w, const char *log, enum way_to_end end, int64_
                              .signal_after = stop_after },
            &r);
     const bool other = end == END_STOPPED && (r.code == 0 || r.code == 128 + SIGTERM);
-    const bool in_time = end != END_STOPPED || scene_step_claimed(r.err, strlen(r.err)) > 0;
+    const bool saved = end != END_STOPPED || scene_step_claimed(r.err, strlen(r.err)) > 0;
+    const enum timing timing = saved ? IN_TIME : r.code == 0 ? TOO_LATE : TOO_EARLY;
     if (!other && r.code != codes[end])
         tree_die("the recorded run ends with %d: %s", r.code, r.err);
     landing_free(&r);
-    return in_time;
+    return timing;
+}
+
+static void begin_anew(struct power *w, const char *log)
+{
+    tree_remove(log);
+    tree_remove(w->root);
+    tree_write(&(struct tree){ 0 }, w->root);
+}
+
+/* A run stopped on its way. How long it takes to begin and to end is found on the way, for the
+ * machine may be busy with other things. */
+static void record_stopped(struct power *w, const char *log, double after)
+{
+    double early = 0, late = 2 * w->whole;
+    for (int i = 0; i < 60; i++) {
+        const enum timing timing = record(w, log, END_STOPPED, 0, after);
+        if (timing == IN_TIME)
+            return;
+        begin_anew(w, log);
+        *(timing == TOO_EARLY ? &early : &late) = after;
+        if (i % 12 == 11 || late <= early) { /* it has become faster or slower since */
+            early = 0;
+            late = 4 * w->whole;
+        }
+        after = (early + late) / 2;
+    }
+    tree_die("the run is never stopped in time");
 }
 
 /* checkpoint-N as the program made it: when it gets its name, with nothing lost. */
@@ -81,26 +111,14 @@ static void keep_saved(struct power *w, int64_t i)
     free(prefix);
 }
 
-static void begin_anew(struct power *w, const char *log)
-{
-    tree_remove(log);
-    tree_remove(w->root);
-    tree_write(&(struct tree){ 0 }, w->root);
-}
-
 static void record_runs(struct power *w, enum way_to_end end, double u)
 {
     char *log = scene_path(&w->scene, "log");
     begin_anew(w, log);
     if (end == END_KILLED)
         record(w, log, END_KILLED, 20 + (int64_t)(u * 60), 0);
-    double after = w->whole * (0.3 + 0.7 * u);
-    for (int i = 0; end == END_STOPPED && !record(w, log, END_STOPPED, 0, after); i++) {
-        if (i == 40)
-            tree_die("the run is never stopped in time");
-        begin_anew(w, log);
-        after = w->whole * (i % 8 + 1) / 8;
-    }
+    if (end == END_STOPPED)
+        record_stopped(w, log, w->whole * (0.3 + 0.7 * u));
     if (end != END_STOPPED)
         record(w, log, END_DONE, 0, 0);
     disk_log_load(&w->log, log, w->root);

@@ -464,7 +464,7 @@ static const struct field recipe_fields[] = {
       .offset = AT(overwrite_output_dir),
       .initial = "false",
       .help = "Whether a new run may take the place of an earlier one in output_dir, whose "
-              "checkpoints and log are then removed; else it is refused." },
+              "adapter, checkpoints and log are then removed; else it is refused." },
     { .name = "save_steps",
       .kind = FIELD_EVERY,
       .rules = RULE_SHARE_OR_COUNT,

@@ -70,6 +70,8 @@ const struct job jobs[] = {
       .args = { "status", "@/out", "--json" },
       .goes_on = true,
       .varies = true },
+    { .name = "status sweep", .args = { "status", "@/swept" }, .varies = true },
+    { .name = "status sweep json", .args = { "status", "@/swept", "--json" }, .varies = true },
     { .name = "report",
       .args = { "report", "@/out", "-o", "@/report.html", "--json" },
       .writes = "report.html",

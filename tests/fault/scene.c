@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "finetune/train/checkpoint.h"
@@ -86,6 +87,26 @@ static void put_bases(const struct scene *s)
          "talker/tokenizer_config.json");
     free(base);
     free(talker);
+}
+
+/* A sweep's folder: a run with a log, one that failed before it began, one to come. */
+static void put_sweep(const struct scene *s)
+{
+    static const char *const folders[] = { "swept", "swept/lora_r=2" };
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
+        char *path = scene_path(s, folders[i]);
+        if (mkdir(path, 0777) != 0)
+            tree_die("%s cannot be made", path);
+        free(path);
+    }
+    put(s, "swept/lora_r=2/metrics.jsonl",
+        "{\"step\":0,\"event\":\"started\",\"text\":\"\",\"time\":\"2026-01-01T00:00:00Z\"}\n"
+        "{\"step\":1,\"loss\":2.5,\"tokens\":10,\"seconds\":0.5}\n");
+    put(s, "swept/sweep.json",
+        "{\"format\":1,\"keys\":[\"lora_r\"],\"runs\":["
+        "{\"run\":\"lora_r=2\",\"status\":\"stopped\",\"steps\":1},"
+        "{\"run\":\"lora_r=4\",\"status\":\"failed\",\"steps\":0,\"error\":[\"no memory\"]},"
+        "{\"run\":\"lora_r=8\",\"status\":\"waiting\",\"steps\":0}]}\n");
 }
 
 static void put_recipes(const struct scene *s, const char *extra)
@@ -173,6 +194,7 @@ void scene_open(struct scene *s, const char *program, const char *shim, const ch
     put_bases(s);
     put_documents(s);
     put_recipes(s, extra);
+    put_sweep(s);
     run_undisturbed(s);
 }
 

@@ -3,6 +3,7 @@
  *
  *     base/, train.jsonl, train.yaml     training on token ids: dropout, accumulation, packing,
  *                                        evaluations, a checkpoint every other step
+ *     swept/                             a sweep's folder, of three runs
  *     talker/, chat.jsonl, chat.yaml     a base with a tokenizer, and conversations; ask.jsonl: one
  * to answer text.jsonl, ids.jsonl, adapter/    records, and what the run below made out/ of runs
  */

@@ -87,7 +87,7 @@ done
 piece fault_calls --every 1
 for job in validate 'validate json' preview 'preview json' explain 'explain json' plan 'plan json' eval generate \
     'generate chat' tokenize 'tokenize stdin' detokenize 'inspect base' 'inspect adapter' 'inspect file' lint 'lint json' \
-    import 'export peft' 'export gguf' 'export merged' 'export base' status 'status json' report bench 'bench ops' env \
+    import 'export peft' 'export gguf' 'export merged' 'export base' status 'status json' 'status sweep' 'status sweep json' report bench 'bench ops' env \
     'env json' train resume sweep; do
     piece fault_allocations --all "$job"
 done

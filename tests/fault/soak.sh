@@ -85,6 +85,7 @@ done
 
 # 4: every call and every allocation fails, once and for ever.
 piece fault_calls --every 1
+piece fault_allocations --every 1 # once for each stack of calls, all jobs; then each allocation, job by job
 for job in validate 'validate json' preview 'preview json' explain 'explain json' plan 'plan json' eval generate \
     'generate chat' tokenize 'tokenize stdin' detokenize 'inspect base' 'inspect adapter' 'inspect file' lint 'lint json' \
     import 'export peft' 'export gguf' 'export merged' 'export base' status 'status json' 'status sweep' 'status sweep json' report bench 'bench ops' env \

@@ -36,6 +36,7 @@ struct trainer {
     /* Where it goes on from. */
     json_t *identity;
     char *resumed;     /* the checkpoint's folder; NULL: a new run */
+    bool resumed_here; /* that folder is in output_dir */
     char *best_from;   /* where its best adapter is to be copied from; NULL: it is here, or none */
     struct text notes; /* what there is to say of opening it, a line each */
     struct text changes; /* what differs from the checkpoint by leave, a line each */

@@ -190,6 +190,21 @@ static bool choose_checkpoint(struct trainer *t, struct err *err)
            is_own(t, from, &own, err) && (own || trainer_check_empty(t, err));
 }
 
+/* Whether a line of changes is of something that only steps to come would feel. */
+static bool needs_steps(const char *line)
+{
+    static const char *const others[] = {
+        "load_best", "save_steps", "save_total_limit", "logging_steps",     "self_check_steps",
+        "program",   "kernels",    "sample_prompts",   "sample_max_tokens", "max_nonfinite_steps"
+    };
+    const size_t n = strcspn(line, ":");
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        if (strlen(others[i]) == n && strncmp(others[i], line, n) == 0)
+            return false;
+    }
+    return true;
+}
+
 /* Whether there is something left to do, as far as something was changed. */
 static bool check_left(const struct trainer *t, struct err *err)
 {
@@ -200,11 +215,18 @@ static bool check_left(const struct trainer *t, struct err *err)
                        t->resumed, t->state.step, t->n_step);
     if (t->state.step < t->n_step || t->changes.len == 0)
         return true;
+    const char *line = t->changes.data;
+    while (*line != '\0' && !needs_steps(line)) {
+        line += strcspn(line, "\n");
+        line += *line != '\0';
+    }
+    if (*line == '\0')
+        return true;
     return err_set(
         err, ERR_RECIPE,
         "%s: is of the last step: no step is left to be run with %.*s; set it back, or raise "
         "max_steps or num_epochs",
-        t->resumed, (int)strcspn(t->changes.data, "\n"), t->changes.data);
+        t->resumed, (int)strcspn(line, "\n"), line);
 }
 
 /* Counters and shape of the checkpoint, after comparing what it was made of. */
@@ -218,6 +240,7 @@ static bool read_checkpoint(struct trainer *t, const char *allow_change, struct 
     json_decref(state);
     if (!ok || !is_own(t, t->resumed, &own, err))
         return false;
+    t->resumed_here = own;
     if (!own)
         t->state.log_bytes = 0; /* of another folder's log */
     return check_left(t, err) && trainer_find_best(t, own, err);

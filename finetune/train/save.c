@@ -168,7 +168,13 @@ bool trainer_find_best(struct trainer *t, bool own, struct err *err)
         return true;
     char *folder = own ? text_copy(t->recipe->output_dir) : file_folder(t->resumed);
     char *dir = folder == NULL ? NULL : file_join(folder, "best");
-    const bool ok = dir != NULL ? judge_best(t, dir, own, err) : err_no_memory(err, t->resumed);
+    bool ok = dir != NULL ? judge_best(t, dir, own, err) : err_no_memory(err, t->resumed);
+    if (ok && t->recipe->load_best && !isfinite(t->state.best_loss) && t->state.step == t->n_step)
+        ok = err_set(
+            err, ERR_DATA,
+            "%s: the best adapter of this run is not there any more, and no evaluation is to "
+            "come; put it back, or set load_best to false for the last one",
+            dir);
     free(folder);
     free(dir);
     return ok;
@@ -310,7 +316,8 @@ bool trainer_restore(struct trainer *t, struct err *err)
     if (!restore_blocks(t, err) || !checkpoint_set_aside(dir, t->state.step, err) ||
         !checkpoint_prune(dir, 0, t->state.step, err) || !bring_best(t, err))
         return false;
-    note_saving(t);
+    if (t->resumed_here) /* else there is none here yet */
+        note_saving(t);
     return true;
 }
 
@@ -349,7 +356,8 @@ bool trainer_check_empty(const struct trainer *t, struct err *err)
                        "set another output_dir",
                        r->output_dir, newest);
     return check_adapter(t, PEFT_TENSORS_NAME, "the adapter of an earlier run", err) &&
-           check_adapter(t, "best/" PEFT_TENSORS_NAME, "the best adapter of an earlier run", err);
+           check_adapter(t, "best/" PEFT_TENSORS_NAME,
+                         "the best adapter of an earlier run, which --resume goes on with", err);
 }
 
 /* Without checkpoints (save_steps: 0) nothing says that the adapter is this recipe's. */

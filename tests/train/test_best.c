@@ -81,6 +81,45 @@ static void going_on_in_another_folder_takes_the_best_along(void **state)
     tiny_scratch_remove(folder);
 }
 
+/* What was written as the best is not replaced by the last one. */
+static void a_finished_run_without_its_best_folder_stays_as_it_is(void **state)
+{
+    (void)state;
+    char *folder = runs_make("dense_mqa_tied");
+    struct run r;
+    run_whole(folder, "straight", KEYS(WORSE));
+    run_whole(folder, "out", KEYS(WORSE));
+    remove_best(folder, "out");
+    assert_false(run_try_open(&r, folder, "out", KEYS(WORSE, AGAIN)));
+    assert_int_equal(r.err.code, ERR_DATA);
+    assert_non_null(
+        strstr(r.err.text, "/best: the best adapter of this run is not there any more"));
+    run_close(&r);
+    assert_true(runs_same_adapter(folder, "straight", "out"));
+    tiny_scratch_remove(folder);
+}
+
+/* Stopped before its first step a run has a checkpoint in its own folder all the same. */
+static void stopped_at_once_in_another_folder_it_has_a_checkpoint_there(void **state)
+{
+    (void)state;
+    char *folder = runs_make("dense_mqa_tied"), key[600];
+    run_whole(folder, "straight", KEYS(WORSE));
+    stop_after(folder, "out", 9, KEYS(WORSE));
+    snprintf(key, sizeof key, "resume_from_checkpoint=%s/out/checkpoint-9", folder);
+    struct run r;
+    run_open(&r, folder, "elsewhere", KEYS(WORSE, key));
+    assert_false(run_until(&r, 0));
+    assert_int_equal(r.err.code, ERR_STOPPED);
+    run_close(&r);
+    char *path = runs_path(folder, "elsewhere", "checkpoint-9");
+    assert_true(file_is_directory(path));
+    run_whole(folder, "elsewhere", KEYS(WORSE, AGAIN));
+    assert_true(runs_same_adapter(folder, "straight", "elsewhere"));
+    free(path);
+    tiny_scratch_remove(folder);
+}
+
 static void copy_best(const char *folder, const char *from, const char *to)
 {
     struct file_map map;
@@ -165,6 +204,8 @@ int main(void)
         cmocka_unit_test(the_best_before_the_stop_is_kept),
         cmocka_unit_test(a_run_goes_on_without_its_best_folder_and_says_so),
         cmocka_unit_test(going_on_in_another_folder_takes_the_best_along),
+        cmocka_unit_test(a_finished_run_without_its_best_folder_stays_as_it_is),
+        cmocka_unit_test(stopped_at_once_in_another_folder_it_has_a_checkpoint_there),
         cmocka_unit_test(a_best_of_another_run_is_refused),
         cmocka_unit_test(a_damaged_best_is_told_at_once),
         cmocka_unit_test(other_validation_documents_make_the_best_anew),

@@ -6,8 +6,8 @@
  *     allocations PROGRAM SHIM [--all | --every N] [JOB ...]
  *
  * Without --all one k for each distinct stack of calls, not for each of a thousand turns of a loop,
- * and one run of 16 is gone on with. --every N: of these one of N. Of what takes long fewer, as
- * jobs.c says; with --all of runs as many, too. PROGRAM is the one with alloc.c in it.
+ * and one run of 16 is gone on with. --every N: of these one of N, of what takes long fewer
+ * (jobs.c). PROGRAM is the one with alloc.c in it.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -112,8 +112,7 @@ static void sweep(struct sweep *w, const struct job *job)
     int64_t n = 0;
     int64_t *points = list_points(w, job, &line, &n);
     const double begin = launch_clock();
-    const int64_t rarely = job->rarely == 0 || (w->all && job->trains) ? 1 : job->rarely;
-    const int64_t step = (w->all ? 1 : w->every) * rarely;
+    const int64_t step = w->all ? 1 : w->every * (job->rarely > 0 ? job->rarely : 1);
     for (int64_t i = 0; i < 2 * n; i++) {
         struct landing r;
         if (i / 2 % step != 0)

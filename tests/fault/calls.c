@@ -6,7 +6,7 @@
  *     calls PROGRAM SHIM [--every N] [JOB ...]
  *
  * --every N: one case of N, spread over all (of a sweep and of bench fewer: jobs.c); every N-th of
- * these goes on with the run, too.
+ * these goes on with the run, too. Without it all, and each.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -117,7 +117,8 @@ static bool try_point(struct sweep *w, const struct job *job, const struct job_l
 static void sweep_kind(struct sweep *w, const struct job *job, const struct job_line *line,
                        const struct job_result *want, size_t kind, int64_t n_call)
 {
-    const int64_t every = w->every * (job->rarely > 0 && !job->trains ? job->rarely : 1);
+    const bool fewer = w->every > 1 && job->rarely > 0 && !job->trains;
+    const int64_t every = fewer ? w->every * job->rarely : w->every;
     for (int h = 0; h < MOST && kinds[kind].how[h] != 0; h++) {
         const int how = kinds[kind].how[h];
         for (int64_t k = 1; k <= n_call; k++) {

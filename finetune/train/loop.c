@@ -85,14 +85,26 @@ static void update(struct trainer *t, double factor, double clip)
     optim_step(&t->engine.be, &t->engine.adapter, t->recipe, factor, clip, t->state.n_applied);
 }
 
+/* Twice, from the same values, which must come to the same. */
+static bool update_checked(struct trainer *t, double factor, double clip, struct err *err)
+{
+    uint64_t first = 0;
+    if (!self_check_begin(t, err))
+        return false;
+    update(t, factor, clip);
+    if (!self_check_again(t, &first, err))
+        return false;
+    update(t, factor, clip);
+    return self_check_end(t, first, err);
+}
+
 /* Applies the update, or with anything non-finite leaves parameters and moments as they are. */
 static bool apply(struct trainer *t, struct train_step *s, struct err *err)
 {
-    uint64_t first = 0;
+    const bool checked = self_check_due(t);
     const double factor = schedule_factor(&t->schedule, t->state.step);
     s->learning_rate = factor * t->recipe->learning_rate;
     s->grad_norm = optim_grad_norm(&t->engine.be, &t->engine.adapter);
-    const bool checked = self_check_due(t);
     if (checked && !self_check_norm(t, s->grad_norm, err))
         return false;
     s->applied = isfinite(s->loss) && isfinite(s->grad_norm);
@@ -101,16 +113,12 @@ static bool apply(struct trainer *t, struct train_step *s, struct err *err)
         return true;
     }
     const double clip = optim_clip(t->recipe->max_grad_norm, s->grad_norm);
-    if (checked && !self_check_begin(t, err))
-        return false;
     t->state.n_applied++;
     saver_await_copy(&t->saver);
-    update(t, factor, clip);
-    if (checked && !self_check_again(t, &first, err))
-        return false;
     if (checked)
-        update(t, factor, clip);
-    return !checked || self_check_end(t, first, err);
+        return update_checked(t, factor, clip, err);
+    update(t, factor, clip);
+    return true;
 }
 
 /* The step's passes once more. Where they differ nothing of the step is applied, nor written. */

@@ -1,6 +1,7 @@
 #include "finetune/train/self_check.h"
 
 #include <inttypes.h>
+#include <omp.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -46,15 +47,15 @@ static uint64_t fold(const void *data, size_t n)
     return sum;
 }
 
-/* By pieces, which all threads take: a step must not wait for one. */
-static uint64_t fold_pieces(uint64_t sum, const void *data, size_t n)
+/* By pieces, which the run's threads take: a step must not wait for one. */
+static uint64_t fold_pieces(uint64_t sum, const void *data, size_t n, int n_thread)
 {
     const unsigned char *bytes = data;
     while (n > 0) {
         uint64_t piece[N_PIECE];
         const size_t most = (size_t)N_PIECE * PIECE, part = n < most ? n : most;
         const int n_piece = (int)((part + PIECE - 1) / PIECE);
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for num_threads(n_thread) schedule(dynamic)
         for (int i = 0; i < n_piece; i++) {
             const size_t from = (size_t)i * PIECE, left = part - from;
             piece[i] = fold(bytes + from, left < PIECE ? left : PIECE);
@@ -66,14 +67,16 @@ static uint64_t fold_pieces(uint64_t sum, const void *data, size_t n)
     return sum;
 }
 
-/* n_param values that lie where ops work: of a device by way of t->check. */
+/* n_param values that lie where ops work: of a device by way of t->check, and then with the threads
+ * that have nothing else to do. */
 static uint64_t fold_values(struct trainer *t, uint64_t sum, const real *values)
 {
+    struct backend *be = &t->engine.be;
     const size_t bytes = (size_t)t->engine.adapter.n_param * sizeof(real);
-    if (t->check != NULL)
-        op_to_host(&t->engine.be,
-                   &(struct copy_args){ .from = values, .to = t->check, .bytes = bytes });
-    return fold_pieces(sum, t->check != NULL ? t->check : values, bytes);
+    if (t->check == NULL)
+        return fold_pieces(sum, values, bytes, be->n_thread);
+    op_to_host(be, &(struct copy_args){ .from = values, .to = t->check, .bytes = bytes });
+    return fold_pieces(sum, t->check, bytes, omp_get_max_threads());
 }
 
 uint64_t self_check_passes(struct trainer *t, const struct jamba_losses *losses)
